@@ -1,0 +1,72 @@
+"""Run a model with onnxruntime: the one way sessions are made.
+
+Threads default to what the machine has; spinning is off, so that two sessions side by side (a float model and
+its candidate) do not steal one another's cores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeopt.errors import StageFailed
+from edgeopt.model.model import Model
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+__all__ = ["cpu_count", "open_session", "run"]
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_session(
+    model: Model | Path | bytes,
+    *,
+    threads: int | None = None,
+    optimize: bool = True,
+    entries: Mapping[str, str] | None = None,
+) -> ort.InferenceSession:
+    """An onnxruntime CPU session. `entries` are session options such as a tier's `session`.
+
+    Raises StageFailed with onnxruntime's own sentence when the graph is refused.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or cpu_count()
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if (threads or 2) > 1 else "1")
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
+    source = model.to_bytes() if isinstance(model, Model) else model
+    try:
+        return ort.InferenceSession(
+            str(source) if isinstance(source, Path) else source, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime raises many types with no common base
+        where = str(model) if isinstance(model, Path) else ""
+        raise StageFailed(f"onnxruntime refuses the model ({_one_line(error)})", where=where) from error
+
+
+def run(session: ort.InferenceSession, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """All outputs for one batch; a bare array goes to the first input. Raises StageFailed."""
+    feeds = x if isinstance(x, Mapping) else {session.get_inputs()[0].name: x}
+    try:
+        return list(session.run(None, dict(feeds)))
+    except Exception as error:
+        raise StageFailed(f"onnxruntime could not run the model ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

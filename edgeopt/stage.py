@@ -1,0 +1,62 @@
+"""Stage: what every step of a recipe is, and what it is handed.
+
+A stage takes a model and hands back a new one with the facts of what it did. It never changes the
+model it was given, and it writes nothing but checkpoints in `context.scratch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from edgeopt.data import Data
+from edgeopt.errors import UsageError
+from edgeopt.model import Model
+from edgeopt.progress import SILENT, Progress
+from edgeopt.spec import Spec
+from edgeopt.tiers import Tier
+
+__all__ = ["Context", "Stage", "StageResult"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use besides the model."""
+
+    data: Data | None = None
+    seed: int = 0
+    progress: Progress = SILENT
+    scratch: Path | None = None
+    """Folder for checkpoints that let an interrupted stage go on; None: keep none."""
+    tier: Tier | None = None
+    """The tier a per-tier stage works for; None in a shared stage."""
+    width_multiple: int = 1
+    """Channel counts that every tier of the run likes: pruned widths are rounded up to it."""
+
+    def need_data(self, stage: str) -> Data:
+        """The data, or a UsageError that names the stage that cannot go without."""
+        if self.data is None:
+            raise UsageError(f"{stage} needs images", fix="give it --data (or `data:` in the recipe)")
+        return self.data
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The new model and what was done to it, as JSON-ready facts (units in the names)."""
+
+    model: Model
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Stage(Spec):
+    """One step of a recipe: Model -> StageResult."""
+
+    per_tier: ClassVar[bool] = False
+    """Runs once for each tier, with that tier's rules, instead of once for all."""
+    makes_network: ClassVar[bool] = False
+    """What it returns is a newly trained network: later stages are compared with that."""
+
+    def apply(self, model: Model, context: Context) -> StageResult:
+        """Return the new model and the facts. Raises EdgeoptError."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""The one training loop, used by training, distillation, fine-tuning and QAT."""
