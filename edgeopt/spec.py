@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 __all__ = ["Spec", "digest"]
 
@@ -18,6 +21,26 @@ class Spec(BaseModel):
     """A frozen set of settings; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    takes_text: ClassVar[bool] = False
+    """Whether a plain string may stand for it (`data: digits`); `parse_text` then says what it means."""
+
+    @classmethod
+    def parse_text(cls, text: str) -> dict[str, Any]:
+        """The settings that a plain string stands for. Raises ValueError."""
+        raise NotImplementedError
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, value: Any) -> Any:
+        return cls.parse_text(value) if cls.takes_text and isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        return {"anyOf": [schema, {"type": "string", "minLength": 1}]} if cls.takes_text else schema
 
     def digest(self) -> str:
         """Hash of the settings, 64 hex digits; equal settings give equal digests."""

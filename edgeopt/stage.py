@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from edgeopt.data import Data
 from edgeopt.errors import UsageError
 from edgeopt.model import Model
+from edgeopt.model.reference import ModelRef
 from edgeopt.progress import SILENT, Progress
 from edgeopt.spec import Spec
 from edgeopt.tiers import Tier
@@ -47,6 +48,8 @@ class StageResult:
 
     model: Model
     facts: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """Texts to lay beside the model, by file name (such as `pruned.json`)."""
 
 
 class Stage(Spec):
@@ -54,8 +57,18 @@ class Stage(Spec):
 
     per_tier: ClassVar[bool] = False
     """Runs once for each tier, with that tier's rules, instead of once for all."""
+    kind: str
+    """The name of the method: what tells members of a family apart in a recipe."""
     makes_network: ClassVar[bool] = False
     """What it returns is a newly trained network: later stages are compared with that."""
+
+    def wanted(self, tier: Tier) -> bool:
+        """Whether a per-tier stage has anything to do for `tier`."""
+        return True
+
+    def references(self) -> tuple[ModelRef, ...]:
+        """Other models that the stage reads, so that a change in one of them is a change of the stage."""
+        return ()
 
     def apply(self, model: Model, context: Context) -> StageResult:
         """Return the new model and the facts. Raises EdgeoptError."""

@@ -18,7 +18,7 @@ _UNITS |= {"kib": 1024, "mib": 1024**2, "gib": 1024**3}
 
 def parse_bytes(value: Any) -> int:
     """`"100KB"` -> 100000, `"64KiB"` -> 65536, `1234` -> 1234. Raises ValueError otherwise."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value).lower())
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([a-z]*)\s*", str(value).lower())
     if match is None or match[2] not in _UNITS or isinstance(value, bool):
         raise ValueError(f"{value!r} is not a size; write it like 100KB, 64KiB or 1.5MB")
     return round(float(match[1]) * _UNITS[match[2]])
@@ -26,7 +26,7 @@ def parse_bytes(value: Any) -> int:
 
 def parse_points(value: Any) -> float:
     """`"0.5pt"` or `0.5` -> 0.5 percentage points. Raises ValueError otherwise."""
-    match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*(?:pt|pts|points?)?\s*", str(value).lower())
+    match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?)\s*(?:pt|pts|points?)?\s*", str(value).lower())
     if match is None or isinstance(value, bool):
         raise ValueError(f"{value!r} is not a number of percentage points; write it like 0.5pt")
     return float(match[1])

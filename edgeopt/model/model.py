@@ -24,7 +24,8 @@ class Preprocess(Spec):
 
     size: tuple[int, int] = Field(description="height, width of the model's input, pixels")
     resize: int | None = Field(
-        None, description="shorter side is scaled to this, then the centre is cropped; none: scaled straight to `size`"
+        None,
+        description="shorter side is scaled to this, then the centre is cropped; none: scaled straight to `size`",
     )
     color: Literal["rgb", "gray"] = "rgb"
     scale: float = Field(1 / 255, description="multiplies the 0..255 pixel first")

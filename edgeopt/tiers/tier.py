@@ -50,7 +50,9 @@ class Tier(Spec):
         description="accepted, most wanted first; a model that no int8 stage touched takes the first float one"
     )
     dynamic_batch: bool = Field(True, description="false: batch 1, every shape a number")
-    integer_only: bool = Field(False, description="every node between the input and the output runs in integers")
+    integer_only: bool = Field(
+        False, description="every node between the input and the output runs in integers"
+    )
     opset: int = Field(20, description="ONNX opset of the artifact")
     width_multiple: int = Field(1, ge=1, description="channel counts its kernels like")
     placement: Placement = Placement()

@@ -1,0 +1,5 @@
+"""`python -m edgeopt` is the `edgeopt` command."""
+
+from edgeopt.cli import main
+
+main()

@@ -1,0 +1,116 @@
+"""The command line. One file per command: parse, call one library function, print.
+
+A command's module loads only when the command runs, so `edgeopt --help` needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+__all__ = ["COMMANDS", "app", "main"]
+
+COMMANDS = {
+    "run": "Run a recipe: train, distil, prune, quantize, export, measure, gate.",
+    "quantize": "INT8-quantize a model.",
+    "distill": "Train a small student from a teacher.",
+    "prune": "Remove channels from a model and fine-tune the rest.",
+    "export": "Write a model as the artifact of a tier.",
+    "measure": "Measure accuracy, latency and size of models, side by side.",
+    "inspect": "Show what is in a model: layers, sizes, MACs, peak RAM, what a tier would say.",
+    "report": "Show a finished report as a table, markdown, HTML or JSON.",
+    "gate": "Check a report or a model against limits; exit 1 when one is exceeded.",
+    "recipe": "List, show, check and make recipes.",
+    "tiers": "List the tiers and their limits.",
+    "doctor": "Say what this machine has and what is missing.",
+}
+"""Command name -> one line of help. `edgeopt/cli/NAME.py` has a function or a `typer.Typer` of that name."""
+
+
+class LazyGroup(TyperGroup):
+    """Knows every command's name and one-line help, and imports a command's module only to run it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_command(str(name)) if command is not None else None, rest
+
+
+def load_command(name: str) -> Any:
+    """The real command. Errors of the library become one sentence and an exit code."""
+    entry = getattr(importlib.import_module(f"edgeopt.cli.{name}"), name)
+    if not isinstance(entry, typer.Typer):
+        single = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+        single.command(name, help=COMMANDS[name] if not entry.__doc__ else None)(reporting(entry))
+        entry = single
+    command = typer.main.get_command(entry)
+    command.name = name
+    return command
+
+
+def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, with EdgeoptError printed as a sentence on stderr and turned into its exit code."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **options: Any) -> None:
+        from edgeopt.errors import EdgeoptError
+
+        try:
+            function(*args, **options)
+        except EdgeoptError as error:
+            typer.echo(f"edgeopt: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            typer.echo("\nedgeopt: stopped; the same command goes on from the last finished stage", err=True)
+            raise typer.Exit(130) from error
+
+    signature = inspect.signature(function, eval_str=True)
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
+    return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="edgeopt",
+    help="Make a trained network fit the place where it will run.",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from edgeopt import __version__
+
+        typer.echo(f"edgeopt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def edgeopt(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Make a trained network fit the place where it will run."""
+
+
+def main() -> None:
+    """Entry point of the `edgeopt` command."""
+    app()

@@ -1,0 +1,123 @@
+"""`edgeopt doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeopt.cli.console import console, print_json
+
+__all__ = ["doctor"]
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "onnxsim",
+    "lightning-fabric",
+)
+EXTRAS = {"timm": "models of timm: pip install 'edgeopt[timm]'"}
+INT8_FEATURES = {
+    "avx512_vnni": "AVX512-VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "amx_int8": "AMX int8",
+    "asimddp": "Arm dot product",
+    "i8mm": "Arm int8 matrix multiply",
+}
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
+    """Say what this machine has and what is missing."""
+    findings = examine()
+    if as_json:
+        print_json(findings)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for key, value in findings.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        table.add_row(f"[bold]{key}[/]", ", ".join(shown) if isinstance(shown, list) else str(shown))
+    console().print(table)
+
+
+def examine() -> dict[str, Any]:
+    """Versions, processor, memory and hints; imports nothing heavy but torch's CUDA check."""
+    features = _cpu_flags()
+    int8 = [name for flag, name in INT8_FEATURES.items() if flag in features]
+    hints = [hint for module, hint in EXTRAS.items() if importlib.util.find_spec(module) is None]
+    if not int8:
+        hints.append("this processor has no int8 dot product: int8 models may be slower than float here")
+    versions = {name: _version(name) for name in PACKAGES}
+    hints += [
+        f"{name} is missing: install edgeopt again" for name, found in versions.items() if found == "missing"
+    ]
+    return {
+        "edgeopt": _version("edgeopt"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "int8": int8 or "no int8 dot product found",
+        "memory_gb": _memory_gb(),
+        "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
+        "gpu": _gpu(),
+        "packages": versions,
+        "hints": hints or "nothing is missing",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {
+        flag
+        for line in lines
+        if line.startswith(("flags", "Features"))
+        for flag in line.split(":")[1].split()
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _gpu() -> str:
+    if importlib.util.find_spec("torch") is None:
+        return "unknown: torch is missing"
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name(0)} (CUDA {torch.version.cuda})"
+    return "none that torch can use" if sys.platform != "darwin" else "none (CPU is used)"

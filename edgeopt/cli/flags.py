@@ -1,0 +1,164 @@
+"""Flags read off the fields of a stage, so that flag, recipe key, help text and schema are one definition.
+
+A scalar field `samples` becomes `--samples`; a family of methods such as `calibrator` becomes `--calibrator KIND`; the
+scalar fields of an inner Spec such as `fit` stand beside them (`--epochs`, `--lr`). Every other key, at any depth, is
+reached with `--set key.inner=value`, as it would stand in a recipe.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from edgeopt.errors import UsageError
+from edgeopt.spec import Spec
+from edgeopt.stage import Stage
+
+__all__ = ["build", "with_flags"]
+
+UNSET = None
+
+
+def with_flags(
+    stage: type[Stage], function: Callable[..., None], skip: tuple[str, ...] = ()
+) -> Callable[..., None]:
+    """`function(..., flags)` as a command whose options are its own plus those of `stage`'s fields.
+
+    The values given for the stage's fields arrive as one dict in the parameter `flags`, ready for `build`.
+    """
+    own = {n: p for n, p in inspect.signature(function, eval_str=True).parameters.items() if n != "flags"}
+    paths = {name: path for name, path in _scalar_paths(stage).items() if name not in {*own, *skip}}
+    options = [_option(name, _field_at(stage, path)) for name, path in paths.items()]
+
+    def command(**values: Any) -> None:
+        given = {paths[name]: values.pop(name) for name in paths}
+        flags = {path: value for path, value in given.items() if value is not UNSET and value != []}
+        function(flags=flags, **values)
+
+    command.__doc__ = function.__doc__
+    command.__name__ = function.__name__
+    command.__module__ = function.__module__
+    parameters = [*own.values(), *options]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def build(stage: type[Stage], flags: Mapping[tuple[str, ...], Any], sets: list[str] | None = None) -> Stage:
+    """The stage that the flags and the `--set key=value` entries describe. Raises UsageError."""
+    settings: dict[str, Any] = {}
+    for path, value in flags.items():
+        family = value is not None and _is_family(_field_at(stage, path))
+        _place(settings, path, {"kind": value} if family else value)
+    for entry in sets or []:
+        key, equals, text = entry.partition("=")
+        if not equals:
+            raise UsageError(f"{entry!r} is not key=value", where="--set")
+        _place(settings, tuple(key.split(".")), yaml.safe_load(text))
+    kind = get_args(stage.model_fields["kind"].annotation)[0]
+    try:
+        return stage.model_validate({"kind": kind} | settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(first["msg"].removeprefix("Value error, "), where=f"{kind}: {key}") from error
+
+
+def _place(settings: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for part in path[:-1]:
+        inner = settings.setdefault(part, {})
+        settings = inner if isinstance(inner, dict) else settings
+    last = settings.get(path[-1])
+    settings[path[-1]] = last | value if isinstance(last, dict) and isinstance(value, dict) else value
+
+
+def _scalar_paths(spec: type[Spec], prefix: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
+    """Flag name -> path of the field; inner Specs contribute their scalar fields under their own names."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, field in spec.model_fields.items():
+        if name == "kind":
+            continue
+        if _type_of(field) is not None:
+            found.setdefault(name, (*prefix, name))
+        elif not prefix and (inner := _inner_spec(field)) is not None:
+            for key, path in _scalar_paths(inner, (name,)).items():
+                found.setdefault(key, path)
+    return found
+
+
+def _field_at(spec: type[Spec], path: tuple[str, ...]) -> FieldInfo:
+    for part in path[:-1]:
+        inner = _inner_spec(spec.model_fields[part])
+        assert inner is not None
+        spec = inner
+    return spec.model_fields[path[-1]]
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    kind = _type_of(field)
+    default = field.get_default(call_default_factory=True)
+    shown = getattr(default, "kind", default)
+    flag = "--" + name.replace("_", "-")
+    flags = (f"{flag}/--no-{name.replace('_', '-')}",) if kind is bool else (flag,)
+    known = shown not in (None, (), {}) and field.default is not ...
+    default_text = f" [default: {shown}]" if known and isinstance(shown, str | int | float | bool) else ""
+    option = typer.Option(*flags, help=(field.description or "") + default_text, show_default=False)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=UNSET, annotation=Annotated[kind | None, option]
+    )
+
+
+def _type_of(field: FieldInfo) -> Any:
+    """The type a flag for this field takes; None when it is too rich for a flag."""
+    members = [member for member in _members(field.annotation) if member is not type(None)]
+    if len(members) == 1 and _is_spec(members[0]) and members[0].takes_text:
+        return str
+    if all(_is_spec(member) for member in members) and len(members) > 0:
+        return _choice(tuple(_kinds(members))) if _is_family(field) else None
+    for simple in (bool, int, float, str):
+        if members[0] is simple:
+            return str if str in members else simple
+    if get_origin(members[0]) is Literal:
+        return _choice(get_args(members[0]))
+    if get_origin(members[0]) is tuple and get_args(members[0])[0] is str:
+        return list[str]
+    return Path if members[0] is Path else None
+
+
+def _choice(values: tuple[Any, ...]) -> Any:
+    return Literal[values]
+
+
+def _kinds(members: list[Any]) -> list[str]:
+    return [get_args(member.model_fields["kind"].annotation)[0] for member in members]
+
+
+def _is_family(field: FieldInfo) -> bool:
+    members = [member for member in _members(field.annotation) if _is_spec(member)]
+    return bool(members) and all("kind" in member.model_fields for member in members)
+
+
+def _inner_spec(field: FieldInfo) -> type[Spec] | None:
+    members = [member for member in _members(field.annotation) if _is_spec(member)]
+    single = len(members) == 1 and not _is_family(field) and not members[0].takes_text
+    return members[0] if single else None
+
+
+def _members(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [inner for member in get_args(annotation) for inner in _members(member)]
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    return [annotation]
+
+
+def _is_spec(member: Any) -> bool:
+    return isinstance(member, type) and issubclass(member, Spec)

@@ -1,0 +1,119 @@
+"""`edgeopt inspect`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeopt.cli.console import console, print_json
+from edgeopt.cli.running import ModelArgument, WeightsOption
+from edgeopt.units import format_bytes
+
+if TYPE_CHECKING:
+    from edgeopt.model import Model
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    model: ModelArgument,
+    weights: WeightsOption = None,
+    tier: Annotated[
+        str | None, typer.Option("--tier", "-t", help="Say what this tier would object to.")
+    ] = None,
+    layers: Annotated[int, typer.Option("--layers", help="Heaviest layers to list; 0: none.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output, every layer.")] = False,
+) -> None:
+    """Show what is in a model: inputs, operators, parameters, MACs, peak activation RAM, the heaviest layers."""
+    from edgeopt.model.load import load_model
+    from edgeopt.tiers import load_tier
+
+    chosen = load_tier(tier) if tier else None
+    loaded = load_model(model, weights=weights)
+    facts = describe(loaded, model)
+    if chosen is not None:
+        from edgeopt.export.check import objections
+
+        facts["tier"] = {"name": chosen.name, "objections": objections(loaded, chosen)}
+    if as_json:
+        print_json(facts)
+        return
+    _show(facts, layers)
+
+
+def describe(model: Model, source: str) -> dict[str, Any]:
+    """Everything that a model's graph says, as JSON-ready facts."""
+    from edgeopt.model.profile import profile
+
+    costs = profile(model)
+    path = Path(source)
+    return {
+        "model": source,
+        "size_bytes": path.stat().st_size if path.is_file() else costs.file_bytes,
+        "opset": model.graph.opset_imports.get("", 0),
+        "inputs": [[info.name, list(info.shape), info.dtype.name] for info in model.inputs],
+        "outputs": [[info.name, list(info.shape), info.dtype.name] for info in model.outputs],
+        "params": costs.params,
+        "macs": costs.macs,
+        "peak_ram_bytes": costs.peak_ram_bytes,
+        "peak_layer": costs.peak_layer,
+        "operators": dict(Counter(node.op_type for node in model.graph.graph).most_common()),
+        "meta": model.meta.model_dump(mode="json", exclude_defaults=True),
+        "layers": [
+            {
+                "name": layer.name,
+                "op": layer.op,
+                "params": layer.params,
+                "macs": layer.macs,
+                "weight_bytes": layer.weight_bytes,
+                "output_bytes": layer.output_bytes,
+            }
+            for layer in costs.layers
+        ],
+    }
+
+
+def _show(facts: dict[str, Any], layers: int) -> None:
+    from rich.table import Table
+
+    terminal = console()
+    head = Table(box=None, pad_edge=False, show_header=False)
+    for key in ("inputs", "outputs"):
+        for name, shape, dtype in facts[key]:
+            head.add_row(f"[bold]{key[:-1]}[/]", f"{name} {dtype} {' x '.join(map(str, shape))}")
+    head.add_row("[bold]file[/]", f"{format_bytes(facts['size_bytes'])}, opset {facts['opset']}")
+    head.add_row("[bold]parameters[/]", f"{facts['params']:,}")
+    head.add_row("[bold]MACs[/]", f"{facts['macs']:,} for one input")
+    head.add_row(
+        "[bold]peak RAM[/]",
+        f"{format_bytes(facts['peak_ram_bytes'])} of activations, at {facts['peak_layer']}",
+    )
+    head.add_row("[bold]operators[/]", ", ".join(f"{op} {n}" for op, n in facts["operators"].items()))
+    terminal.print(head)
+    heaviest = sorted(facts["layers"], key=lambda layer: -layer["weight_bytes"])[:layers]
+    if heaviest:
+        table = Table(
+            box=None, pad_edge=False, header_style="bold", title="heaviest layers", title_justify="left"
+        )
+        for column in ("layer", "operator"):
+            table.add_column(column)
+        for column in ("weights", "MACs", "output"):
+            table.add_column(column, justify="right")
+        for layer in heaviest:
+            table.add_row(
+                layer["name"],
+                layer["op"],
+                format_bytes(layer["weight_bytes"]),
+                f"{layer['macs']:,}",
+                format_bytes(layer["output_bytes"]),
+            )
+        terminal.print()
+        terminal.print(table)
+    if "tier" in facts:
+        said = facts["tier"]["objections"]
+        terminal.print(f"\n[bold]tier {facts['tier']['name']}[/]: {'nothing against it' if not said else ''}")
+        for sentence in said:
+            terminal.print(f"  {sentence}", markup=False)

@@ -1,0 +1,69 @@
+"""Whether a data set fits a model: its classes the output, its samples the input."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeopt.data.data import Split
+from edgeopt.errors import UsageError
+from edgeopt.model import Model
+from edgeopt.progress import Progress
+
+__all__ = ["fit_classes", "fit_input"]
+
+
+def fit_classes(
+    labels: np.ndarray | None, classes: tuple[str, ...], model: Model | None, where: str, progress: Progress
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Class numbers and names as the model counts them.
+
+    Where the model's metadata names classes and the data's names are among them, the names decide the
+    numbers: a folder need not sort its classes as the model does. Raises UsageError when the counts cannot be
+    reconciled.
+    """
+    if labels is None:
+        return None, ()
+    width = _output_width(model)
+    stated = model.meta.labels if model is not None else ()
+    if classes and len(set(stated)) == len(stated) and set(classes) <= set(stated):
+        numbers = np.array([stated.index(name) for name in classes], np.int64)
+        return numbers[labels], stated
+    count = len(classes) or int(labels.max()) + 1
+    if width is not None and (count > width or (classes and count != width)):
+        raise UsageError(
+            f"has {count} classes, the model's output has {width}",
+            where=where,
+            fix="use the data the model was trained on, or a model of as many outputs",
+        )
+    if classes and stated:
+        progress.warn(f"class names ({classes[0]}, ...) are not the model's ({stated[0]}, ...); taken in order")
+    return labels, classes or _numbered(stated, width or count)
+
+
+def _numbered(stated: tuple[str, ...], count: int) -> tuple[str, ...]:
+    return stated if len(stated) == count else tuple(str(number) for number in range(count))
+
+
+def _output_width(model: Model | None) -> int | None:
+    """Number of classes of a classifier [batch, classes]; None when the shape does not say, or it is none."""
+    if model is None or model.meta.task != "classification" or not model.outputs:
+        return None
+    shape = model.outputs[0].shape
+    return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
+
+
+def fit_input(split: Split, model: Model, where: str) -> None:
+    """Raise UsageError unless the samples have the shape of the model's first input (batch aside)."""
+    wanted = model.inputs[0].shape[1:] if model.inputs else ()
+    have = split.read(np.arange(1)).x.shape[1:]
+    if len(have) == len(wanted) and all(w == h for w, h in zip(wanted, have, strict=True) if isinstance(w, int)):
+        return
+    raise UsageError(
+        f"samples are {_shape(have)}, the model's input is {_shape(wanted)}",
+        where=where,
+        fix="correct data.preprocess (size, color, layout)" if split.preprocess is not None else "reshape the arrays",
+    )
+
+
+def _shape(dims: tuple[int | str, ...]) -> str:
+    return " x ".join(str(dim) for dim in dims) or "a single number"

@@ -1,0 +1,76 @@
+"""From a decoded image to the model's input.
+
+`fit_image` does what torchvision's Resize and CenterCrop do to a PIL image (bilinear, antialiased);
+`normalize` is (x * scale - mean) / std. The orientation that a camera notes in EXIF is left alone, as
+torchvision leaves it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeopt.model import Preprocess
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["fit_image", "normalize"]
+
+
+def normalize(raw: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """uint8 [n, H, W, C] -> float32 [n, C, H, W] or [n, H, W, C]: (x * scale - mean) / std."""
+    channels = raw.shape[-1]
+    std = np.broadcast_to(np.asarray(preprocess.std, np.float64), channels)
+    mean = np.broadcast_to(np.asarray(preprocess.mean, np.float64), channels)
+    factor, offset = (preprocess.scale / std).astype(np.float32), (-mean / std).astype(np.float32)
+    if preprocess.layout == "NHWC":
+        x = raw.astype(np.float32)
+    else:
+        x = raw.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        factor, offset = factor[:, None, None], offset[:, None, None]
+    x *= factor
+    x += offset
+    return x
+
+
+def fit_image(image: Image, preprocess: Preprocess) -> np.ndarray:
+    """A decoded image as uint8 [H, W, C]: colour, resize and centre crop as `preprocess` says.
+
+    Equal to torchvision's Resize and CenterCrop on the same PIL image. Raises ValueError for a colour mode
+    that has no agreed range (32-bit float).
+    """
+    import PIL.Image
+
+    image = _to_mode(image, "L" if preprocess.color == "gray" else "RGB")
+    height, width = preprocess.size
+    if preprocess.resize is None:
+        fitted = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+    else:
+        short = min(image.size)
+        # int(), not round(): torchvision cuts the longer side down.
+        scaled = tuple(
+            preprocess.resize if side == short else int(preprocess.resize * side / short) for side in image.size
+        )
+        left, top = (round((have - want) / 2) for have, want in zip(scaled, (width, height), strict=True))
+        fitted = image.resize((scaled[0], scaled[1]), PIL.Image.Resampling.BILINEAR).crop(
+            (left, top, left + width, top + height)
+        )
+    return np.asarray(fitted, np.uint8).reshape(height, width, preprocess.channels)
+
+
+def _to_mode(image: Image, mode: str) -> Image:
+    """`image` in `mode`; 16-bit grey is scaled to 8 bits, where Pillow would clip it to white."""
+    import PIL.Image
+
+    if image.mode == "F":
+        raise ValueError("32-bit float pixels have no agreed range")
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image)
+        deep = image.mode != "I" or pixels.max() > 255
+        image = PIL.Image.fromarray((pixels >> 8 if deep else pixels).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        # The same colours; straight to RGB, Pillow prints a warning.
+        image = image.convert("RGBA")
+    return image if image.mode == mode else image.convert(mode)

@@ -1,0 +1,17 @@
+"""Export: the one file a tier gets, in the form it takes and within its limits."""
+
+from edgeopt.export.artifact import Artifact, make_artifact, write_artifact
+from edgeopt.export.check import check_tier, objections
+from edgeopt.export.legalize import legalize
+from edgeopt.export.lint import Finding, lint
+
+__all__ = [
+    "Artifact",
+    "Finding",
+    "check_tier",
+    "legalize",
+    "lint",
+    "make_artifact",
+    "objections",
+    "write_artifact",
+]

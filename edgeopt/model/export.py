@@ -1,0 +1,294 @@
+"""From torch to a `Model`: networks that are built from code, and .pt2 programs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from edgeopt.errors import UsageError
+from edgeopt.model.frozen import freeze_all_but, parameter_names
+from edgeopt.model.load import check_finite, tidy
+from edgeopt.model.model import Meta, Model, Preprocess
+from edgeopt.usercode import call_user_code, import_function
+
+__all__ = ["export_module", "load_module", "load_program"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def export_module(module: nn.Module, example: torch.Tensor, meta: Meta | None = None) -> Model:
+    """Export `module` with a dynamic batch. `example` is one batch of at least 2 ([n, C, H, W] for images).
+
+    BatchNormalization stays a node and initializers carry the names of the module's state dict.
+    """
+    training = module.training
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                input_names=["input"],
+                output_names=["output"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            )
+    except Exception as error:  # torch.export raises whatever the network's code provokes
+        raise UsageError(
+            f"{type(module).__name__} cannot be exported ({_first_line(error)})",
+            fix="export it to ONNX yourself and give the .onnx file",
+        ) from error
+    finally:
+        module.train(training)
+    assert program is not None
+    return _clean(program.model, meta or Meta())
+
+
+def load_program(path: Path) -> Model:
+    """A program saved by `torch.export.save`. Raises UsageError."""
+    if not path.is_file():
+        raise UsageError("no such file", where=str(path))
+    try:
+        with _quiet():
+            program = torch.export.load(path)
+            exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+    except Exception as error:  # a damaged archive fails in many ways
+        raise UsageError(
+            f"is not a program that torch.export.save wrote ({_first_line(error)})", where=str(path)
+        ) from error
+    assert exported is not None
+    return check_finite(_clean(exported.model, Meta()), str(path))
+
+
+def load_module(reference: str, weights: str | None, settings: dict[str, Any], seed: int) -> Model:
+    """Build the network that `reference` names, give it its weights, export it. Raises UsageError."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _load_module(reference, weights, settings)
+
+
+def _load_module(reference: str, weights: str | None, settings: dict[str, Any]) -> Model:
+    scheme, _, name = reference.rpartition(":")
+    build = {"torchvision": _torchvision, "timm": _timm, "edgeopt": _edgeopt}.get(scheme)
+    published = weights is None or weights == "default"
+    if build is not None:
+        module, shape, meta = build(name, published, settings)
+    else:
+        module, shape, meta = _factory(reference, settings)
+    if weights is not None and weights not in ("none", "default"):
+        _load_weights(module, Path(weights))
+    meta = meta.model_copy(update={"provenance": {"source": reference}})
+    try:
+        model = export_module(module, torch.zeros(2, *shape), meta)
+    except UsageError as error:
+        raise UsageError(error.found, where=reference, fix=error.fix) from error
+    return check_finite(model, reference)
+
+
+Built = tuple[nn.Module, tuple[int, int, int], Meta]
+
+
+def _torchvision(name: str, published: bool, settings: dict[str, Any]) -> Built:
+    import torchvision
+
+    if name not in torchvision.models.list_models():
+        raise UsageError(f"torchvision has no model {name!r}", fix="see torchvision.models.list_models()")
+    settings = dict(settings)
+    size = settings.pop("size", None)
+    best = torchvision.models.get_model_weights(name).DEFAULT
+    changed = settings.get("num_classes", 1000) != 1000
+    try:
+        module = torchvision.models.get_model(
+            name, weights=best if published and not changed else None, **settings
+        )
+    except OSError as error:
+        raise _no_download(f"torchvision:{name}", error) from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error), where=f"torchvision:{name} settings") from error
+    transforms = best.transforms()
+    crop = getattr(transforms, "crop_size", [224])[0]
+    crop = min(crop, 384) if size is None else int(size)
+    resize = getattr(transforms, "resize_size", [crop])[0]
+    preprocess = Preprocess(
+        size=(crop, crop),
+        resize=resize if size is None else None,
+        mean=tuple(getattr(transforms, "mean", IMAGENET_MEAN)),
+        std=tuple(getattr(transforms, "std", IMAGENET_STD)),
+    )
+    labels = () if changed else tuple(best.meta.get("categories", ()))
+    return module, (3, crop, crop), Meta(preprocess=preprocess, labels=labels)
+
+
+def _timm(name: str, published: bool, settings: dict[str, Any]) -> Built:
+    try:
+        import timm
+    except ImportError as error:
+        raise UsageError(
+            "timm is not installed", where=f"timm:{name}", fix="pip install 'edgeopt[timm]'"
+        ) from error
+    settings = dict(settings)
+    size = settings.pop("size", None)
+    published = published and "num_classes" not in settings
+    if not timm.is_model(name):
+        raise UsageError(f"timm has no model {name!r}", fix="see timm.list_models()")
+    try:
+        module = timm.create_model(name, pretrained=published, exportable=True, **settings)
+    except (OSError, RuntimeError) as error:
+        raise _no_download(f"timm:{name}", error) from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error), where=f"timm:{name} settings") from error
+    config = timm.data.resolve_data_config({}, model=module)
+    channels, height, width = config["input_size"]
+    height, width = (int(size), int(size)) if size else (height, width)
+    preprocess = Preprocess(
+        size=(height, width),
+        resize=None if size else round(height / config["crop_pct"]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        color="gray" if channels == 1 else "rgb",
+    )
+    return module, (channels, height, width), Meta(preprocess=preprocess)
+
+
+def _edgeopt(name: str, published: bool, settings: dict[str, Any]) -> Built:
+    import edgeopt.networks as networks
+
+    if name not in networks.__all__:
+        raise UsageError(
+            f"edgeopt has no network {name!r}", fix=f"choose one of {', '.join(networks.__all__)}"
+        )
+    return _build(getattr(networks, name), settings, f"edgeopt:{name}")
+
+
+def _factory(reference: str, settings: dict[str, Any]) -> Built:
+    return _build(import_function(reference), settings, reference)
+
+
+def _build(function: Callable[..., Any], settings: dict[str, Any], where: str) -> Built:
+    """Call a factory; the module it returns says its input as `input_shape` (C, H, W)."""
+    module = call_user_code(lambda: function(**settings), where=where)
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"returned {type(module).__name__}, not a torch.nn.Module", where=where)
+    shape = getattr(module, "input_shape", None)
+    if not (isinstance(shape, list | tuple) and len(shape) == 3 and all(isinstance(n, int) for n in shape)):
+        raise UsageError(
+            "the module does not say what its input is",
+            where=where,
+            fix="set `module.input_shape = (channels, height, width)` before returning it",
+        )
+    return module, (shape[0], shape[1], shape[2]), Meta()
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    """Load a state dict; names and shapes have to match, a `module.` prefix and a wrapping dict are forgiven."""
+    state = _read_state(path)
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    own = module.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in own]
+    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    for names, what in (
+        (shapes, "have another shape"),
+        (missing, "are missing"),
+        (unknown, "are not in the network"),
+    ):
+        if names:
+            raise UsageError(
+                f"does not fit {type(module).__name__}: {len(names)} tensors {what} ({', '.join(names[:3])} ...)",
+                where=str(path),
+            )
+    module.load_state_dict(state, strict=False)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError("no such file", where=str(path))
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(
+            f"cannot be read as a state dict ({_first_line(error)})",
+            where=str(path),
+            fix="save it with torch.save(module.state_dict(), path) or as .safetensors",
+        ) from error
+    if not isinstance(state, dict):
+        raise UsageError("holds no state dict", where=str(path), fix="save module.state_dict()")
+    return state
+
+
+def _clean(exported: ir.Model, meta: Meta) -> Model:
+    """Fold what is constant, keep BatchNormalization, drop what the exporter left behind."""
+    from onnxscript import optimizer
+
+    parameters, weights = set(exported.graph.initializers), parameter_names(exported)
+    with _quiet():
+        optimizer.fold_constants(exported, onnx_shape_inference=False)
+    passes = ir.passes.common
+    ir.passes.Sequential(
+        passes.IdentityEliminationPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.ClearMetadataAndDocStringPass(),
+    )(exported)
+    exported.metadata_props.clear()
+    exported.graph.metadata_props.clear()
+    tidied = tidy(Model(exported, meta))
+    _drop_invented_biases(tidied.graph, parameters)
+    freeze_all_but(tidied.graph, weights)
+    return tidied
+
+
+def _drop_invented_biases(graph: ir.Model, parameters: set[str]) -> None:
+    """The exporter gives a Conv without bias a zero one; the torch module has none, so neither has the graph."""
+    for node in graph.graph:
+        if node.op_type not in ("Conv", "ConvTranspose") or len(node.inputs) < 3:
+            continue
+        bias = node.inputs[2]
+        if bias is None or bias.name in parameters or bias.const_value is None:
+            continue
+        if not bias.const_value.numpy().any():
+            node.resize_inputs(2)
+    ir.passes.common.RemoveUnusedNodesPass()(graph)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints and warns about its own insides; none of it is the user's business."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stderr(io.StringIO()):
+                yield
+    finally:
+        logging.disable(previous)
+
+
+def _no_download(reference: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"its published weights could not be downloaded ({_first_line(error)})",
+        where=reference,
+        fix="give a file with --weights x.pt, or --weights none for random ones",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]

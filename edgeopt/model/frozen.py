@@ -1,0 +1,41 @@
+"""Which float initializers are numbers of the program and not weights: marked once, where a module is exported.
+
+A graph does not say it: an attention mask that was folded to a constant looks like a bias. The exporter knows, and
+a mark on the initializer keeps it through copies and files. `to_torch` does not train what is marked.
+"""
+
+from __future__ import annotations
+
+import ast
+
+import onnx_ir as ir
+
+__all__ = ["freeze_all_but", "is_frozen", "parameter_names"]
+
+MARK = "edgeopt.frozen"
+"""Metadata entry of a marked initializer."""
+
+_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+_FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
+
+
+def parameter_names(exported: ir.Model) -> set[str]:
+    """Initializers of a freshly exported graph, nothing folded yet, that are parameters in torch."""
+    values = exported.graph.initializers.items()
+    return {name for name, value in values if value.metadata_props.get(_KIND) == "PARAMETER"}
+
+
+def freeze_all_but(graph: ir.Model, parameters: set[str]) -> None:
+    """Mark every float initializer that neither is one of `parameters` nor was folded from one, in place.
+
+    What the exporter and the folding noted on the initializers is read here and dropped.
+    """
+    for name, value in graph.graph.initializers.items():
+        sources = {name, *ast.literal_eval(value.metadata_props.get(_FOLDED_FROM, "[]"))}
+        value.metadata_props.clear()
+        if parameters.isdisjoint(sources) and value.dtype is not None and value.dtype.is_floating_point():
+            value.metadata_props[MARK] = "1"
+
+
+def is_frozen(value: ir.Value) -> bool:
+    return MARK in value.metadata_props

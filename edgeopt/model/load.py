@@ -1,0 +1,148 @@
+"""The one door in: every kind of reference becomes a `Model` here, and nowhere else.
+
+ONNX files are read; modules (torchvision, timm, a user's factory, our own networks) and .pt2 programs are
+exported once, with BatchNormalization kept as nodes, so that training still has it, and with parameter names
+kept as they are in torch, so that a result can be loaded back into the module it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from edgeopt.atomic import write_atomic
+from edgeopt.errors import UsageError
+from edgeopt.model.model import Model
+from edgeopt.model.static_reshape import static_reshapes
+
+__all__ = ["load_model", "read_onnx", "save_model"]
+
+MODULE_PREFIXES = ("torchvision:", "timm:", "edgeopt:")
+
+
+def load_model(
+    reference: str, *, weights: str | None = None, settings: Mapping[str, Any] | None = None, seed: int = 0
+) -> Model:
+    """Load or export the model that `reference` names.
+
+    `x.onnx` | `x.pt2` | `torchvision:NAME` | `timm:NAME` | `edgeopt:NAME` | `net.py:factory`. `weights` is a
+    state-dict file (.safetensors, .pt, .pth), `none` for random ones (drawn from `seed`), or None for what the
+    source publishes.
+    Raises UsageError.
+    """
+    path = Path(reference)
+    if reference.startswith(MODULE_PREFIXES) or ".py:" in reference:
+        from edgeopt.model.export import load_module
+
+        return load_module(reference, weights, dict(settings or {}), seed)
+    if weights is not None or settings:
+        raise UsageError(
+            "weights and settings belong to a network that is built from code",
+            where=reference,
+            fix="leave them out, or name the network as torchvision:NAME, timm:NAME or net.py:factory",
+        )
+    if path.suffix == ".onnx":
+        return read_onnx(path)
+    if path.suffix == ".pt2":
+        from edgeopt.model.export import load_program
+
+        return load_program(path)
+    if path.suffix in (".pt", ".pth", ".bin", ".safetensors"):
+        raise UsageError(
+            "holds weights without their network",
+            where=reference,
+            fix=f"name the network too: `net.py:factory --weights {reference}`, or export it to ONNX",
+        )
+    raise UsageError(
+        "is no model that edgeopt knows",
+        where=reference,
+        fix="give x.onnx, x.pt2, torchvision:NAME, timm:NAME, edgeopt:NAME or net.py:factory",
+    )
+
+
+def read_onnx(path: Path) -> Model:
+    """Read an .onnx file, its external data included. Raises UsageError when it is missing, truncated, not ONNX,
+    points outside its own folder, or has weights that are not finite."""
+    if not path.is_file():
+        raise UsageError("no such file", where=str(path))
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        raise UsageError(
+            "is not an ONNX file, or is truncated", where=str(path), fix="export it again"
+        ) from error
+    if not proto.graph.node or not proto.graph.output or not proto.opset_import:
+        raise UsageError("is not an ONNX model (no graph in it)", where=str(path), fix="export it again")
+    _check_external(proto, path)
+    try:
+        model = Model.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph.graph, path.parent)
+        model = Model(ir.external_data.load_to_model(model.graph), model.meta)
+        model = tidy(model)
+    except UsageError:
+        raise
+    except Exception as error:  # onnx_ir raises many types on malformed graphs
+        message = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"is a broken ONNX model ({message})", where=str(path), fix="export it again"
+        ) from error
+    return check_finite(model, str(path))
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Write the model atomically, metadata inside. Raises StageFailed when it cannot be written."""
+    write_atomic(path, model.to_bytes())
+
+
+def tidy(model: Model) -> Model:
+    """The form every stage may rely on: no local functions, constants as initializers, no initializer among the
+    inputs, unique value and node names, topological order, nothing unused."""
+    passes = ir.passes.common
+    graph = ir.passes.Sequential(
+        passes.InlinePass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.RemoveInitializersFromInputsPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.TopologicalSortPass(),
+        passes.NameFixPass(),
+    )(model.graph.clone()).model
+    static_reshapes(graph)
+    return Model(graph, model.meta)
+
+
+def check_finite(model: Model, where: str) -> Model:
+    """The model, unless a weight is NaN or infinite: then a UsageError that names it."""
+    for name, array in model.weights().items():
+        if array.dtype.kind == "f" and (bad := int(array.size - np.isfinite(array).sum())):
+            raise UsageError(
+                f"weight {name!r} has {bad} of {array.size} values that are NaN or infinite",
+                where=where,
+                fix="training diverged or the file is damaged: take an earlier checkpoint",
+            )
+    return model
+
+
+def _check_external(proto: onnx.ModelProto, path: Path) -> None:
+    """External data has to lie inside the model's own folder (symbolic links resolved)."""
+    folder = path.parent.resolve()
+    for tensor in proto.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        target = (folder / location).resolve()
+        if not location or not target.is_relative_to(folder):
+            raise UsageError(
+                f"weight {tensor.name!r} points outside the model's folder ({location!r})",
+                where=str(path),
+                fix="edgeopt does not follow such paths; put the data file beside the model",
+            )
+        if not target.is_file():
+            raise UsageError(f"its data file {location!r} is missing", where=str(path), fix="copy both files")

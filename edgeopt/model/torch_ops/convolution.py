@@ -1,0 +1,87 @@
+"""Convolutions of any rank, any padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from edgeopt.model.torch_ops.operator import Operator
+from edgeopt.model.torch_ops.padding import pad_spatial, symmetric, window_pads
+
+__all__ = ["OPERATORS"]
+
+Tensor = torch.Tensor
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """x [n, c, ...], weight [m, c/group, ...]; torch's own padding where begin and end agree."""
+    rank = x.dim() - 2
+    strides, dilations = strides or [1] * rank, dilations or [1] * rank
+    wanted = window_pads(auto_pad, pads, x.shape[2:], weight.shape[2:], strides, dilations)
+    padding = symmetric(wanted)
+    if padding is None:
+        x, padding = pad_spatial(x, wanted), [0] * rank
+    return torch.convolution(x, weight, bias, strides, padding, dilations, False, [0] * rank, group)
+
+
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """x [n, c, ...], weight [c, m/group, ...]; asymmetric pads crop the unpadded result."""
+    rank = x.dim() - 2
+    strides, dilations = strides or [1] * rank, dilations or [1] * rank
+    extra = list(output_padding or [0] * rank)
+    full = [
+        (x.shape[2 + i] - 1) * strides[i] + (weight.shape[2 + i] - 1) * dilations[i] + 1 + extra[i]
+        for i in range(rank)
+    ]
+    if output_shape is None and auto_pad.startswith("SAME"):
+        output_shape = [x.shape[2 + i] * strides[i] for i in range(rank)]
+    if output_shape is not None:
+        wanted = _pads_for(list(output_shape)[-rank:], full, auto_pad)
+    else:
+        wanted = list(pads) if pads is not None and auto_pad != "VALID" else [0] * (2 * rank)
+    padding = symmetric(wanted)
+    # torch wants output_padding below the stride; outside of that, and for uneven pads, crop or extend afterwards.
+    if padding is not None and min(padding) >= 0 and all(e < s for e, s in zip(extra, strides, strict=True)):
+        return torch.convolution(x, weight, bias, strides, padding, dilations, True, extra, group)
+    zeros = [0] * rank
+    y = torch.convolution(x, weight, None, strides, zeros, dilations, True, zeros, group)
+    y = pad_spatial(y, zeros + extra)
+    y = pad_spatial(y, [-n for n in wanted])
+    return y if bias is None else y + bias.reshape(-1, *[1] * rank)
+
+
+def _pads_for(shape: Sequence[int], full: Sequence[int], auto_pad: str) -> list[int]:
+    totals = [have - want for have, want in zip(full, shape, strict=True)]
+    small, large = [n // 2 for n in totals], [n - n // 2 for n in totals]
+    return small + large if auto_pad == "SAME_UPPER" else large + small
+
+
+OPERATORS: dict[str, Operator] = {
+    "Conv": Operator(conv),
+    "ConvTranspose": Operator(conv_transpose),
+}

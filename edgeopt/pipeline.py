@@ -1,0 +1,204 @@
+"""The whole story of a run: load, shared stages, then for each tier its own stages and artifact; measure; report.
+
+Every finished step is a folder in `out/stages` named by the hash of its inputs (`edgeopt.store`), so the same
+command goes on where it was stopped. Artifacts and report are published together at the end: when a tier cannot be
+met, what an earlier run left in `out` stays as it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgeopt import __version__
+from edgeopt.data import Data
+from edgeopt.errors import StageFailed
+from edgeopt.gate import check
+from edgeopt.progress import SILENT, Progress
+from edgeopt.recipe import Recipe
+from edgeopt.report import Report, write_report
+from edgeopt.rows import data_row, measure_steps
+from edgeopt.spec import digest
+from edgeopt.stage import Context, Stage, StageResult
+from edgeopt.store import Step, Store, locked
+from edgeopt.tiers import Tier
+
+__all__ = ["run"]
+
+
+def run(recipe: Recipe, out: Path, *, progress: Progress = SILENT, command: str = "") -> Report:
+    """Carry out `recipe`; leave artifacts and `report.*` in `out`.
+
+    One `out/<tier>/model.onnx` for each tier of the recipe, or `out/model.onnx` when it names none. The report holds
+    the verdicts of the recipe's gate; failing on them is up to the caller. Raises EdgeoptError.
+    """
+    began = time.monotonic()
+    listening = _Listening(progress)
+    with locked(out):
+        store = Store(out / "stages")
+        tiers = recipe.load_tiers()
+        first, data = _load(recipe, store, listening)
+        context = Context(
+            data=data,
+            seed=recipe.seed,
+            progress=listening,
+            width_multiple=min(tier.width_multiple for tier in tiers),
+        )
+        steps = [first]
+        for stage in recipe.stages:
+            if not stage.per_tier:
+                steps.append(_apply(stage, steps[-1], context, store, recipe))
+        per_tier = [stage for stage in recipe.stages if stage.per_tier]
+        chains = _for_each_tier(tiers, per_tier, steps[-1], context, store, recipe)
+
+        places = {tier.name: f"{tier.name}/model.onnx" if recipe.tiers else "model.onnx" for tier in tiers}
+        listening.stage("measure")
+        stage_rows, rows = measure_steps(steps, chains, places, data, listening)
+        report = Report(
+            name=recipe.name,
+            recipe_hash=recipe.digest(),
+            data=data_row(data),
+            seed=recipe.seed,
+            command=command,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - began, 3),
+            stages=stage_rows,
+            tiers=rows,
+            limits=recipe.gate,
+            warnings=tuple(listening.warnings),
+        )
+        if recipe.gate:
+            report = report.model_copy(update={"gate": tuple(check(report, recipe.gate))})
+        _publish(chains, places, report, out)
+    return report
+
+
+def _load(recipe: Recipe, store: Store, progress: Progress) -> tuple[Step, Data | None]:
+    """Step 0: the model as it is given, and the images it is judged by."""
+    from edgeopt.data import load_data
+
+    progress.stage("load")
+    key = digest(["load", recipe.model.fingerprint(), recipe.seed, __version__])
+    done = store.do("00-load", key, lambda _: StageResult(recipe.model.load(recipe.seed)))
+    settings = recipe.model.model_dump(mode="json")
+    step = Step(done, kind="load", title=recipe.model.source, settings=settings)
+    if recipe.data is None:
+        return step, None
+    data = load_data(recipe.data, model=done.model, seed=recipe.seed, progress=progress)
+    meta = done.model.meta
+    known = done.model.with_meta(
+        preprocess=data.preprocess or meta.preprocess, labels=data.labels or meta.labels
+    )
+    return replace(step, finished=replace(done, model=known)), data
+
+
+def _apply(stage: Stage, before: Step, context: Context, store: Store, recipe: Recipe) -> Step:
+    """One stage, from disk when it was done before with equal inputs."""
+    tier, model = context.tier, before.finished.model
+    label = f"{tier.name}-{stage.kind}" if tier else f"{before.number + 1:02d}-{stage.kind}"
+    title = f"{stage.kind} for {tier.name}" if tier else stage.kind
+    key = digest(
+        [
+            __version__,
+            model.fingerprint(),
+            stage.model_dump(mode="json"),
+            [reference.fingerprint() for reference in stage.references()],
+            context.data.fingerprint if context.data else None,
+            context.seed,
+            context.width_multiple,
+            tier.model_dump(mode="json") if tier else None,
+        ]
+    )
+    context.progress.stage(title)
+
+    def work(scratch: Path) -> StageResult:
+        result = stage.apply(model, replace(context, scratch=scratch))
+        provenance = _provenance(recipe, context.data)
+        source = model.meta.provenance
+        return replace(result, model=result.model.with_meta(provenance=source | provenance))
+
+    done = store.do(label, key, work)
+    return Step(
+        done,
+        kind=stage.kind,
+        title=title,
+        settings=stage.model_dump(mode="json"),
+        number=before.number + 1,
+        tier=tier,
+        makes_network=stage.makes_network,
+    )
+
+
+def _for_each_tier(
+    tiers: Sequence[Tier], stages: Sequence[Stage], last: Step, context: Context, store: Store, recipe: Recipe
+) -> dict[str, list[Step]]:
+    """Tier name -> its own steps, the artifact last. Raises StageFailed that names every tier that is not met."""
+    from edgeopt.export.stage import Export
+
+    chains: dict[str, list[Step]] = {}
+    failures: list[str] = []
+    for tier in tiers:
+        steps = [last]
+        try:
+            for stage in [*(stage for stage in stages if stage.wanted(tier)), Export()]:
+                steps.append(_apply(stage, steps[-1], replace(context, tier=tier), store, recipe))
+        except StageFailed as error:
+            failures.append(f"tier {tier.name}: {error}")
+        chains[tier.name] = steps[1:]
+    if failures:
+        raise StageFailed(
+            "\n".join(failures), fix="nothing was published, and what is finished is kept for the next run"
+        )
+    return chains
+
+
+def _provenance(recipe: Recipe, data: Data | None) -> dict[str, str]:
+    """Where an artifact comes from, as ONNX metadata."""
+    import onnx
+    import onnxruntime
+    import torch
+
+    return {
+        "edgeopt": __version__,
+        "recipe": recipe.name,
+        "recipe_hash": recipe.digest(),
+        "data_hash": data.fingerprint if data else "",
+        "seed": str(recipe.seed),
+        "versions": f"torch {torch.__version__}, onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}",
+    }
+
+
+def _publish(chains: dict[str, list[Step]], places: dict[str, str], report: Report, out: Path) -> None:
+    """Copy each artifact and what lies beside it to its place, then write the report."""
+    from edgeopt.atomic import write_atomic
+
+    for tier, steps in chains.items():
+        place = out / places[tier]
+        for file in sorted(steps[-1].finished.folder.iterdir()):
+            if file.name != "stage.json":
+                write_atomic(place.parent / file.name, file.read_bytes())
+    write_report(report, out)
+
+
+class _Listening(Progress):
+    """Passes everything on and keeps the warnings for the report."""
+
+    def __init__(self, inner: Progress) -> None:
+        self.inner = inner
+        self.warnings: list[str] = []
+
+    def stage(self, title: str) -> None:
+        self.inner.stage(title)
+
+    def start(self, label: str, total: int) -> None:
+        self.inner.start(label, total)
+
+    def advance(self, steps: int = 1, metric: str = "") -> None:
+        self.inner.advance(steps, metric)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self.inner.warn(message)

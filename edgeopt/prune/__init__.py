@@ -1,0 +1,8 @@
+"""Structured pruning: channels that depend on one another leave together, proved on the graph itself."""
+
+from edgeopt.prune.criteria import L1, L2, Criterion, Random
+from edgeopt.prune.record import apply_pruning
+from edgeopt.prune.stage import Prune
+from edgeopt.prune.target import Target
+
+__all__ = ["L1", "L2", "Criterion", "Prune", "Random", "Target", "apply_pruning"]

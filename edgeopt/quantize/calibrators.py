@@ -1,0 +1,114 @@
+"""Calibrators: which range of an activation is worth its 256 levels.
+
+A narrow range clips large values, a wide one rounds all of them coarsely. Each calibrator is a Spec with one verb,
+`choose_range`, a pure function of what was seen. A new one is a class here and its name in `Calibrator`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from edgeopt.quantize.histogram import HALF, Histogram
+from edgeopt.quantize.ranges import Range
+from edgeopt.spec import Spec
+
+__all__ = ["Calibrator", "MinMax", "Mse", "Percentile"]
+
+SHARES = np.geomspace(1 / 256, 1, 160)
+"""Candidate ends of a range, as shares of the largest value seen: 3.5 % apart."""
+
+
+class MinMax(Spec):
+    """From the smallest to the largest value seen: nothing is clipped, one outlier coarsens everything.
+
+    Source: Jacob et al. 2018, Quantization and Training of Neural Networks, arXiv:1712.05877.
+    """
+
+    needs_counts: ClassVar[bool] = False
+    kind: Literal["minmax"] = "minmax"
+
+    def choose_range(self, seen: Histogram, *, symmetric: bool) -> Range:
+        """Range of what was seen."""
+        return Range(seen.low, seen.high)
+
+
+class Percentile(Spec):
+    """Clips the rarest values on each side, so that a few outliers do not set the step.
+
+    Source: Wu et al. 2020, Integer Quantization for Deep Learning Inference, arXiv:2004.09602, section 3.4.
+    """
+
+    needs_counts: ClassVar[bool] = True
+    kind: Literal["percentile"] = "percentile"
+    percentile: float = Field(
+        99.99, gt=50, le=100, description="percent of the values that lie inside, on each side (of |x| if symmetric)"
+    )
+
+    def choose_range(self, seen: Histogram, *, symmetric: bool) -> Range:
+        """The percentile and its mirror, to one bin, never beyond what was seen."""
+        edges = seen.edges
+        if symmetric:
+            counts = seen.counts[HALF:] + seen.counts[:HALF][::-1]
+            high = _quantile(counts, seen.zeros, edges[HALF:], self.percentile)
+            return _within(Range(-high, high), seen)
+        high = _quantile(seen.counts, seen.zeros, edges, self.percentile)
+        low = -_quantile(seen.counts[::-1], seen.zeros, -edges[::-1], self.percentile)
+        return _within(Range(low, high), seen)
+
+
+class Mse(Spec):
+    """The range with the least expected squared error: clipping error outside plus rounding error inside.
+
+    Rounding error is step^2/12 for each value inside, zeros excepted (they are exact); clipping error is summed over
+    the histogram. Sources: Choukroun et al. 2019, Low-bit Quantization for Efficient Inference, arXiv:1902.06822;
+    Banner et al. 2019, Post training 4-bit quantization (ACIQ), arXiv:1810.05723, for the error model.
+    """
+
+    needs_counts: ClassVar[bool] = True
+    kind: Literal["mse"] = "mse"
+
+    def choose_range(self, seen: Histogram, *, symmetric: bool) -> Range:
+        """The best pair of lower and upper ends out of SHARES of what was seen; the minmax range is one of them."""
+        if symmetric:
+            ends = SHARES * max(-seen.low, seen.high, 0.0)
+            above, inside_above = _beyond(seen.counts, seen.edges, ends)
+            below, inside_below = _beyond(seen.counts[::-1], -seen.edges[::-1], ends)
+            inside = inside_above + inside_below - seen.counts.sum()
+            best = float(ends[np.argmin(above + below + inside * (ends / 127) ** 2 / 12)])
+            return _within(Range(-best, best), seen)
+        lows, highs = SHARES * min(seen.low, 0.0), SHARES * max(seen.high, 0.0)
+        above, inside_above = _beyond(seen.counts, seen.edges, highs)
+        below, inside_below = _beyond(seen.counts[::-1], -seen.edges[::-1], -lows)
+        inside = inside_below[:, None] + inside_above - seen.counts.sum()
+        step = (highs - lows[:, None]) / 255
+        error = below[:, None] + above + inside * step**2 / 12
+        i, j = np.unravel_index(int(np.argmin(error)), error.shape)
+        return _within(Range(float(lows[i]), float(highs[j])), seen)
+
+
+def _quantile(counts: np.ndarray, zeros: int, edges: np.ndarray, percentile: float) -> float:
+    """Upper border of the bin that holds the percentile; `zeros` values lie at 0 besides the counted ones."""
+    counts = counts.copy()
+    counts[np.searchsorted(edges, 0.0)] += zeros
+    reached = np.cumsum(counts) >= counts.sum() * percentile / 100
+    return float(edges[1:][int(np.argmax(reached))])
+
+
+def _beyond(counts: np.ndarray, edges: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `ends`: summed squared distance to it of the values above it, and how many are not above it."""
+    centres = (edges[:-1] + edges[1:]) / 2
+    weights = np.stack([counts, counts * centres, counts * centres**2]).astype(np.float64)
+    suffix = np.concatenate([np.cumsum(weights[:, ::-1], axis=1)[:, ::-1], np.zeros((3, 1))], axis=1)
+    count, total, squares = suffix[:, np.searchsorted(centres, ends, side="right")]
+    return np.maximum(squares - 2 * ends * total + ends**2 * count, 0), counts.sum() - count
+
+
+def _within(chosen: Range, seen: Histogram) -> Range:
+    """The chosen range without what was never seen."""
+    return Range(max(chosen.low, seen.low), min(chosen.high, seen.high))
+
+
+Calibrator = Annotated[MinMax | Percentile | Mse, Field(discriminator="kind")]

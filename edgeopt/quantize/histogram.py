@@ -1,0 +1,112 @@
+"""A histogram that grows: what the calibrators read, filled in one pass over any number of batches.
+
+Bins are 2^exponent wide and aligned to zero. A value that does not fit doubles the width, and each pair of bins
+becomes one: floor(floor(x/w)/2) = floor(x/2w), so the counts are those of a histogram that had the final width from
+the start. The order and size of batches leave no trace, and no second pass is needed to find the range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["HALF", "Histogram"]
+
+HALF = 4096
+"""Bins on each side of zero; the largest magnitude seen lies in the outer half of them."""
+
+
+@dataclass
+class Histogram:
+    """Smallest and largest value seen, and (unless only those were asked for) the counts between them.
+
+    `counts` int64 [2*HALF]: bin i holds values in [(i - HALF) * width, (i - HALF + 1) * width); exact zeros are in
+    `zeros` instead, because quantization keeps them exactly.
+    """
+
+    low: float = np.inf
+    high: float = -np.inf
+    zeros: int = 0
+    exponent: int | None = None
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(2 * HALF, np.int64))
+
+    @property
+    def width(self) -> float:
+        """Width of a bin; 1 while nothing but zeros was seen."""
+        return 2.0 ** (self.exponent or 0)
+
+    @property
+    def total(self) -> int:
+        """How many values were counted, zeros included."""
+        return int(self.counts.sum()) + self.zeros
+
+    @property
+    def edges(self) -> np.ndarray:
+        """float64 [2*HALF + 1]: borders of the bins."""
+        return np.arange(-HALF, HALF + 1) * self.width
+
+    def extend(self, low: float, high: float) -> None:
+        """Take note of a smallest and a largest value without counting."""
+        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+
+    def count(self, values: np.ndarray) -> None:
+        """Count finite `values` of any shape."""
+        if values.size == 0:
+            return
+        values = values.reshape(-1)
+        low, high = float(values.min()), float(values.max())
+        self.extend(low, high)
+        largest = max(-low, high)
+        if largest == 0:
+            self.zeros += values.size
+            return
+        self._fit(_exponent(largest))
+        scaled = values * np.float64(1 / self.width) if self._is_extreme() else values * np.float32(1 / self.width)
+        bins = np.floor(scaled).astype(np.int32) + HALF
+        self.counts += np.bincount(bins, minlength=2 * HALF)
+        zeros = values.size - int(np.count_nonzero(values))
+        self.counts[HALF] -= zeros
+        self.zeros += zeros
+
+    def merge(self, other: Histogram) -> None:
+        """Add what `other` saw; `other` stays as it is."""
+        self.extend(other.low, other.high)
+        self.zeros += other.zeros
+        if other.exponent is None:
+            return
+        self._fit(other.exponent)
+        assert self.exponent is not None
+        self.counts += _halved(other.counts, self.exponent - other.exponent)
+
+    def share_outside(self, low: float, high: float) -> float:
+        """Share of the counted values in bins wholly outside [low, high]; 0.0 when nothing was counted."""
+        outside = int(self.counts[(self.edges[1:] < low) | (self.edges[:-1] > high)].sum())
+        return outside / self.total if self.total else 0.0
+
+    def _fit(self, exponent: int) -> None:
+        """Make bins at least 2^exponent wide."""
+        if self.exponent is None:
+            self.exponent = exponent
+        elif exponent > self.exponent:
+            self.counts = _halved(self.counts, exponent - self.exponent)
+            self.exponent = exponent
+
+    def _is_extreme(self) -> bool:
+        """1/width does not fit a normal float32."""
+        return not -120 < (self.exponent or 0) < 120
+
+
+def _exponent(largest: float) -> int:
+    """The smallest e such that values up to `largest` in magnitude fit HALF bins of 2^e on each side."""
+    exponent = np.frexp(largest)[1]  # largest = fraction * 2^exponent, 0.5 <= fraction < 1
+    return int(exponent) - int(np.log2(HALF))
+
+
+def _halved(counts: np.ndarray, times: int) -> np.ndarray:
+    """Counts after the bin width was doubled `times` times."""
+    for _ in range(min(times, int(np.log2(2 * HALF)))):  # by then one bin is left on each side of zero
+        pairs = counts.reshape(HALF, 2).sum(axis=1)
+        counts = np.zeros_like(counts)
+        counts[HALF // 2 : HALF // 2 + HALF] = pairs
+    return counts

@@ -1,0 +1,29 @@
+"""Report: report.json is the truth; markdown, HTML and the terminal tables are views of it."""
+
+from edgeopt.report.limits import ALL_TIERS, Limits, Verdict
+from edgeopt.report.report import (
+    Baseline,
+    DataRow,
+    Environment,
+    Layer,
+    Report,
+    Row,
+    StageRow,
+    read_report,
+    write_report,
+)
+
+__all__ = [
+    "ALL_TIERS",
+    "Baseline",
+    "DataRow",
+    "Environment",
+    "Layer",
+    "Limits",
+    "Report",
+    "Row",
+    "StageRow",
+    "Verdict",
+    "read_report",
+    "write_report",
+]

@@ -1,0 +1,216 @@
+"""How figures are written, and which of them the artifact table has. One definition for every view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from edgeopt.report.report import Baseline, Report, Row, StageRow
+from edgeopt.units import format_bytes
+
+__all__ = [
+    "COLUMNS",
+    "NONE",
+    "Column",
+    "columns_of",
+    "count",
+    "describe",
+    "duration",
+    "exact_bytes",
+    "histories",
+    "milliseconds",
+    "percent",
+    "points",
+    "ratio",
+    "stage_figures",
+    "summary",
+]
+
+NONE = "–"
+"""What stands for a figure that was not measured."""
+
+LONG_LIST = 8
+
+
+def percent(share: float) -> str:
+    """0.9806 -> `98.06 %`."""
+    return f"{100 * share:.2f} %"
+
+
+def points(drop: float) -> str:
+    """0.56 -> `0.56 pt`; a drop that rounds to nothing has no sign."""
+    return f"{drop + 0.0:.2f} pt".replace("-0.00", "0.00")
+
+
+def milliseconds(value: float) -> str:
+    """0.0287 -> `0.0287 ms`, 123.4 -> `123 ms`."""
+    return f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
+
+
+def ratio(value: float) -> str:
+    """1.436 -> `1.44x`."""
+    return f"{value:.2f}x"
+
+
+def count(value: float) -> str:
+    """295152 -> `295 k`; three significant digits from 10,000 up, exact below."""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= max(factor, 1e4):
+            scaled = value / factor
+            return f"{scaled:.3g} {unit}" if scaled < 100 else f"{scaled:,.0f} {unit}"
+    return f"{value:,.0f}"
+
+
+def exact_bytes(size: float) -> str:
+    """18213 -> `18.2 KB (18,213 B)`."""
+    return f"{size:,.0f} B" if size < 1000 else f"{format_bytes(size)} ({size:,.0f} B)"
+
+
+def duration(seconds: float) -> str:
+    """83.6 -> `1 min 24 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of the artifact table: of an artifact and of the float model it is compared with."""
+
+    heading: str
+    artifact: Callable[[Row], str]
+    baseline: Callable[[Baseline], str]
+    detail: Callable[[Row], str] = lambda row: ""
+    """Its interval, spread or second figure."""
+
+
+def _or_none(value: float | None, write: Callable[[float], str]) -> str:
+    return NONE if value is None else write(value)
+
+
+def _interval(low: float | None, high: float | None, write: Callable[[float], str]) -> str:
+    """`96.06 to 99.06 %`: the unit once."""
+    if low is None or high is None:
+        return ""
+    return f"{write(low).rpartition(' ')[0]} to {write(high)}"
+
+
+def _nothing(baseline: Baseline) -> str:
+    return NONE
+
+
+COLUMNS = (
+    Column("Precision", lambda row: row.precision or NONE, lambda base: "fp32"),
+    Column("Size", lambda row: format_bytes(row.size_bytes), lambda base: _or_none(base.size_bytes, format_bytes)),
+    Column(
+        "Accuracy",
+        lambda row: _or_none(row.accuracy, percent),
+        lambda base: _or_none(base.accuracy, percent),
+        lambda row: _interval(row.accuracy_low, row.accuracy_high, percent),
+    ),
+    Column(
+        "Drop",
+        lambda row: _or_none(row.drop_points, points),
+        _nothing,
+        lambda row: _interval(row.drop_low, row.drop_high, points),
+    ),
+    Column(
+        "Agreement",
+        lambda row: _or_none(row.agreement, percent),
+        _nothing,
+        lambda row: "" if row.sqnr_db is None else f"SQNR {row.sqnr_db:.1f} dB",
+    ),
+    Column(
+        "Latency",
+        lambda row: _or_none(row.latency_ms, milliseconds),
+        lambda base: _or_none(base.latency_ms, milliseconds),
+        lambda row: _interval(row.latency_low_ms, row.latency_high_ms, milliseconds),
+    ),
+    Column("Speedup", lambda row: _or_none(row.speedup, ratio), _nothing),
+    Column("Params", lambda row: _or_none(row.params, count), lambda base: _or_none(base.params, count)),
+    Column("MACs", lambda row: _or_none(row.macs, count), lambda base: _or_none(base.macs, count)),
+    Column(
+        "Peak RAM",
+        lambda row: _or_none(row.peak_ram_bytes, format_bytes),
+        lambda base: _or_none(base.peak_ram_bytes, format_bytes),
+    ),
+)
+
+
+def columns_of(report: Report) -> list[Column]:
+    """The columns that some artifact of the report has a figure for."""
+    return [column for column in COLUMNS if any(column.artifact(row) != NONE for row in report.tiers)]
+
+
+def summary(report: Report) -> tuple[bool | None, str]:
+    """Whether every limit holds (None: there are none), and that in a few words."""
+    failed = sum(not verdict.ok for verdict in report.gate)
+    if not report.gate:
+        return None, "No limits were set"
+    if failed:
+        return False, f"{failed} of {len(report.gate)} limits not met"
+    return True, "The one limit holds" if len(report.gate) == 1 else f"All {len(report.gate)} limits hold"
+
+
+def stage_figures(stage: StageRow) -> str:
+    """The model that the stage handed back: `98.33 % · 46.9 KB · 11.4 k params · 0.0364 ms`."""
+    figures = (
+        (stage.accuracy, percent, ""),
+        (stage.size_bytes, format_bytes, ""),
+        (stage.params, count, " params"),
+        (stage.macs, count, " MACs"),
+        (stage.peak_ram_bytes, format_bytes, " peak RAM"),
+        (stage.latency_ms, milliseconds, ""),
+    )
+    return " · ".join(write(value) + name for value, write, name in figures if value is not None)
+
+
+def describe(value: JsonValue, name: str = "") -> Iterator[tuple[str, str]]:
+    """Settings or facts as `criterion.kind`, `taylor` pairs; training histories are left to the curves."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not _is_history(item):
+                yield from describe(item, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        yield name, _list(value)
+    elif value is not None:
+        yield name, _scalar(value)
+
+
+def histories(facts: JsonValue, name: str = "") -> Iterator[tuple[str, list[dict[str, float]]]]:
+    """Each training history among the facts (a list of dicts with a loss): its place and its rows."""
+    if isinstance(facts, dict):
+        for key, item in facts.items():
+            place = key if key != "history" else ""
+            path = ".".join(filter(None, [name, place]))
+            if _is_history(item) and isinstance(item, list):
+                yield path, [_numbers(row) for row in item]
+            else:
+                yield from histories(item, path)
+
+
+def _is_history(value: JsonValue) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) and "loss" in row for row in value)
+
+
+def _numbers(row: JsonValue) -> dict[str, float]:
+    items = row.items() if isinstance(row, dict) else ()
+    return {key: float(value) for key, value in items if isinstance(value, (int, float))}
+
+
+def _list(items: list[JsonValue]) -> str:
+    if any(isinstance(item, (dict, list)) for item in items):
+        return f"{len(items)} entries"
+    shown = ", ".join(_scalar(item) for item in items[:LONG_LIST]) or "none"
+    return shown if len(items) <= LONG_LIST else f"{shown} and {len(items) - LONG_LIST} more"
+
+
+def _scalar(value: JsonValue) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,202 @@
+"""From finished steps to the report's rows: everything is measured here, together, in one run.
+
+The float baseline, every stage's model and every artifact see the same images in one pass, and their latencies are
+taken in turns, so that a ratio compares like with like.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeopt.data import Data
+from edgeopt.measure import Latency, Outcome, environment, evaluate, time_sessions
+from edgeopt.measure.statistics import paired_drop, wilson
+from edgeopt.model.profile import Profile, profile
+from edgeopt.model.runtime import cpu_count, open_session
+from edgeopt.progress import Progress
+from edgeopt.report import Baseline, DataRow, Environment, Layer, Row, StageRow
+from edgeopt.store import Step
+
+__all__ = ["accuracy_facts", "against_facts", "data_row", "measure_steps", "one_input"]
+
+LATENCY_THREADS = 1
+"""Latency is that of one image on one thread: steady, and what an edge device has to spare."""
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What was measured on one step's model."""
+
+    step: Step
+    sha256: str
+    size_bytes: int
+    profile: Profile
+    latency: Latency
+    outcome: Outcome | None
+
+
+def measure_steps(
+    steps: Sequence[Step],
+    chains: Mapping[str, Sequence[Step]],
+    places: Mapping[str, str],
+    data: Data | None,
+    progress: Progress,
+) -> tuple[tuple[StageRow, ...], tuple[Row, ...]]:
+    """Rows of all stages in order, and a row for each tier's artifact. `places`: tier name -> path in the report."""
+    baseline = next((step for step in reversed(steps) if step.makes_network), steps[0])
+    measured = [*steps, *(chain[-1] for chain in chains.values())]
+    figures = dict(
+        zip(map(id, measured), _measure(measured, measured.index(baseline), data, progress), strict=True)
+    )
+    circumstances = Environment(**environment(LATENCY_THREADS))
+    in_order = [*steps, *(step for chain in chains.values() for step in chain)]
+    stage_rows = tuple(_stage_row(index, step, figures.get(id(step))) for index, step in enumerate(in_order))
+    rows = tuple(
+        _row(tier, places[tier], figures[id(chain[-1])], figures[id(baseline)], circumstances)
+        for tier, chain in chains.items()
+    )
+    return stage_rows, rows
+
+
+def data_row(data: Data | None) -> DataRow | None:
+    """What the report says of the images."""
+    if data is None:
+        return None
+    return DataRow(
+        name=data.name,
+        fingerprint=data.fingerprint,
+        train=len(data.train),
+        calibration=len(data.calibration),
+        test=len(data.test),
+        labels=len(data.labels),
+        skipped=len(data.skipped),
+    )
+
+
+def _measure(steps: Sequence[Step], baseline: int, data: Data | None, progress: Progress) -> list[_Figures]:
+    """One pass over the test images for all of them, then latencies in turns."""
+    names = [str(index) for index in range(len(steps))]
+    entries = [dict(step.tier.session) if step.tier else {} for step in steps]
+    paths = [step.finished.path for step in steps]
+    outcomes: Mapping[str, Outcome] = {}
+    if data is not None:
+        sessions = {
+            name: open_session(path, threads=cpu_count(), entries=entry)
+            for name, path, entry in zip(names, paths, entries, strict=True)
+        }
+        outcomes = evaluate(
+            sessions, data.test, reference=str(baseline), batch_size=EVALUATION_BATCH, progress=progress
+        )
+        del sessions
+    timed = {
+        name: open_session(path, threads=LATENCY_THREADS, entries=entry)
+        for name, path, entry in zip(names, paths, entries, strict=True)
+    }
+    latencies = time_sessions(timed, {name: one_input(session) for name, session in timed.items()})
+    return [
+        _Figures(
+            step=step,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            size_bytes=path.stat().st_size,
+            profile=profile(step.finished.model),
+            latency=latencies[name],
+            outcome=outcomes.get(name),
+        )
+        for name, step, path in zip(names, steps, paths, strict=True)
+    ]
+
+
+def one_input(session: Any) -> dict[str, np.ndarray]:
+    """One seeded random sample for each input; dynamic dims are 1."""
+    random = np.random.default_rng(0)
+    feeds = {}
+    for info in session.get_inputs():
+        shape = [dim if isinstance(dim, int) else 1 for dim in info.shape]
+        feeds[info.name] = random.standard_normal(shape, dtype=np.float32)
+    return feeds
+
+
+def accuracy_facts(outcome: Outcome | None) -> dict[str, Any]:
+    """Accuracy with its 95 % interval; nothing where there are no labels."""
+    if outcome is None or outcome.accuracy is None:
+        return {}
+    low, high = wilson(round(outcome.accuracy * outcome.samples), outcome.samples)
+    return {"accuracy": outcome.accuracy, "accuracy_low": low, "accuracy_high": high}
+
+
+def _costs(figures: _Figures) -> dict[str, Any]:
+    return {
+        "size_bytes": figures.size_bytes,
+        "params": figures.profile.params,
+        "macs": figures.profile.macs,
+        "peak_ram_bytes": figures.profile.peak_ram_bytes,
+        "latency_ms": figures.latency.median_ms,
+    }
+
+
+def _stage_row(index: int, step: Step, figures: _Figures | None) -> StageRow:
+    measured = {} if figures is None else _costs(figures) | accuracy_facts(figures.outcome)
+    return StageRow(
+        index=index,
+        kind=step.kind,
+        title=step.title,
+        tier=step.tier.name if step.tier else None,
+        settings=step.settings,
+        facts=step.finished.facts,
+        seconds=step.finished.seconds,
+        reused=step.finished.reused,
+        **measured,
+    )
+
+
+def _row(tier: str, path: str, own: _Figures, base: _Figures, circumstances: Environment) -> Row:
+    return Row(
+        tier=tier,
+        path=path,
+        sha256=own.sha256,
+        precision=str(own.step.finished.facts.get("precision", "")),
+        latency_low_ms=own.latency.low_ms,
+        latency_high_ms=own.latency.high_ms,
+        speedup=base.latency.median_ms / own.latency.median_ms,
+        baseline=Baseline(
+            name=f"{base.step.title} (float)",
+            sha256=base.sha256,
+            latency_low_ms=base.latency.low_ms,
+            latency_high_ms=base.latency.high_ms,
+            **_costs(base),
+            **accuracy_facts(base.outcome),
+        ),
+        environment=circumstances,
+        layers=tuple(
+            Layer(
+                name=layer.name,
+                op=layer.op,
+                params=layer.params,
+                macs=layer.macs,
+                bytes=layer.weight_bytes,
+                output_bytes=layer.output_bytes,
+            )
+            for layer in own.profile.layers
+        ),
+        warnings=tuple(own.step.finished.facts.get("warnings", ())),
+        **_costs(own),
+        **accuracy_facts(own.outcome),
+        **against_facts(own.outcome, base.outcome),
+    )
+
+
+def against_facts(own: Outcome | None, base: Outcome | None) -> dict[str, Any]:
+    """How an artifact answers beside the float baseline, image by image."""
+    if own is None or base is None:
+        return {}
+    facts = {"samples": own.samples, "agreement": own.agreement, "sqnr_db": own.sqnr_db}
+    if own.correct is None or base.correct is None:
+        return facts
+    points, low, high = paired_drop(base.correct, own.correct)
+    return facts | {"drop_points": points, "drop_low": low, "drop_high": high}

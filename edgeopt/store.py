@@ -1,0 +1,119 @@
+"""Finished stages on disk: a folder named by the hash of everything that went into it.
+
+The same inputs find the same folder, so a run that was killed goes on where it was: a folder appears by one
+rename when its stage is done, and never half-written. Checkpoints of a stage that is still working lie in a
+`scratch` folder of the same name, which goes when the stage is done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from edgeopt.atomic import writing_folder
+from edgeopt.errors import UsageError
+from edgeopt.model import Model
+from edgeopt.stage import StageResult
+from edgeopt.tiers import Tier
+
+__all__ = ["Finished", "Step", "Store", "locked"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage that is done: its folder, model and facts."""
+
+    folder: Path
+    model: Model
+    facts: dict[str, Any]
+    seconds: float
+    reused: bool
+
+    @property
+    def path(self) -> Path:
+        """The model's file."""
+        return self.folder / "model.onnx"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished stage and what the report says of it."""
+
+    finished: Finished
+    kind: str
+    title: str
+    settings: dict[str, Any]
+    number: int = 0
+    tier: Tier | None = None
+    """None: shared by all tiers."""
+    makes_network: bool = False
+
+
+@dataclass(frozen=True)
+class Store:
+    """The `stages/` folder of a run."""
+
+    folder: Path
+
+    def do(self, title: str, key: str, work: Callable[[Path], StageResult]) -> Finished:
+        """What `work(scratch)` gives, from disk when it was done before. `key` hashes all that went in."""
+        place = self.folder / f"{title}-{key[:12]}"
+        found = self._read(place, key)
+        if found is not None:
+            return found
+        scratch = self.folder / f".scratch-{key[:12]}"
+        began = time.monotonic()
+        result = work(scratch)
+        seconds = time.monotonic() - began
+        with writing_folder(place) as temporary:
+            (temporary / "model.onnx").write_bytes(result.model.to_bytes())
+            for name, content in result.files.items():
+                (temporary / name).write_text(content)
+            record = {"key": key, "seconds": round(seconds, 3), "facts": result.facts}
+            (temporary / "stage.json").write_text(json.dumps(record, indent=2, default=str))
+        shutil.rmtree(scratch, ignore_errors=True)
+        done = self._read(place, key)
+        assert done is not None
+        return Finished(place, done.model, done.facts, seconds, reused=False)
+
+    def _read(self, place: Path, key: str) -> Finished | None:
+        """The stage in `place`, or None when it is not there or damaged (it is then made again)."""
+        from edgeopt.model.load import read_onnx
+
+        try:
+            record = json.loads((place / "stage.json").read_text())
+            if record["key"] != key:
+                return None
+            model = read_onnx(place / "model.onnx")
+            return Finished(place, model, record["facts"], record["seconds"], reused=True)
+        except (OSError, ValueError, KeyError, UsageError):
+            return None
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold `out` for one run. Raises UsageError when another run holds it."""
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(
+            "another run is writing here", where=str(out), fix="wait for it, or choose another --out"
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot be written ({error.strerror})", where=str(out), fix="choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

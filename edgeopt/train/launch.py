@@ -1,0 +1,114 @@
+"""Several processes from one call: Fabric spawns them, the first one leaves weights and history in a file.
+
+Under torchrun nothing is spawned: every process calls `fit` itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from edgeopt.errors import EdgeoptError, StageFailed
+from edgeopt.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
+    from lightning_fabric import Fabric
+
+    from edgeopt.train.fit import Job
+
+__all__ = ["launch"]
+
+
+def launch(fabric: Fabric, job: Job) -> list[dict[str, Any]]:
+    """Run `job` in the processes that `fabric` (not yet launched) starts; see `edgeopt.train.fit.fit`."""
+    messages: SimpleQueue[tuple[str, tuple[Any, ...]]] = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    listener = _Listener(messages, job.progress)
+    listener.start()
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.pt"
+        try:
+            fabric.launch(_work, replace(job, progress=SILENT), messages, result)
+        except Exception as error:
+            listener.finish()
+            raise listener.error or _failed(job, error) from error
+        listener.finish()
+        outcome = torch.load(result, weights_only=True)
+    job.module.load_state_dict(outcome["module"])
+    job.module.eval()
+    history: list[dict[str, Any]] = outcome["history"]
+    return history
+
+
+def _work(fabric: Fabric, job: Job, messages: SimpleQueue[Any], result: Path) -> None:
+    """What each process does."""
+    from edgeopt.train.fit import train
+
+    try:
+        progress = SILENT if fabric.global_rank else _Teller(messages)
+        history = train(fabric, replace(job, progress=progress))
+    except EdgeoptError as error:
+        messages.put(("error", (type(error), error.found, error.where, error.fix)))
+        raise
+    if fabric.global_rank == 0:
+        torch.save({"module": job.module.state_dict(), "history": history}, result)
+
+
+class _Teller(Progress):
+    """A worker's end of the progress display."""
+
+    def __init__(self, messages: SimpleQueue[Any]) -> None:
+        self.messages = messages
+
+    def start(self, label: str, total: int) -> None:
+        self.messages.put(("start", (label, total)))
+
+    def advance(self, steps: int = 1, metric: str = "") -> None:
+        self.messages.put(("advance", (steps, metric)))
+
+    def warn(self, message: str) -> None:
+        self.messages.put(("warn", (message,)))
+
+
+class _Listener(threading.Thread):
+    """The caller's end: passes on progress, and keeps the first error."""
+
+    def __init__(self, messages: SimpleQueue[Any], progress: Progress) -> None:
+        super().__init__(daemon=True)
+        self.messages, self.progress = messages, progress
+        self.error: EdgeoptError | None = None
+
+    def run(self) -> None:
+        tell: dict[str, Callable[..., None]] = {
+            "start": self.progress.start,
+            "advance": self.progress.advance,
+            "warn": self.progress.warn,
+        }
+        while (message := self.messages.get()) is not None:
+            verb, arguments = message
+            if verb != "error":
+                tell[verb](*arguments)
+            elif self.error is None:
+                kind, found, where, fix = arguments
+                self.error = kind(found, where=where, fix=fix)
+
+    def finish(self) -> None:
+        """Read what is left, then end."""
+        self.messages.put(None)
+        self.join()
+
+
+def _failed(job: Job, error: Exception) -> StageFailed:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return StageFailed(
+        f"{job.settings.devices} processes could not train ({lines[-1] if lines else type(error).__name__})",
+        where=job.label,
+        fix="use devices 1, or start the command with torchrun",
+    )

@@ -1,0 +1,85 @@
+"""Train: the model learns the labels of the data."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from edgeopt.data import Data, Split
+from edgeopt.errors import UsageError
+from edgeopt.model import Model
+from edgeopt.stage import Context, Stage, StageResult
+from edgeopt.train.settings import Fit
+
+__all__ = ["Train", "check_labels", "ends_in_softmax", "trained_on"]
+
+
+class Train(Stage):
+    """Train the network on the labels of the training images."""
+
+    makes_network: ClassVar[bool] = True
+
+    kind: Literal["train"] = "train"
+    fit: Fit = Field(Fit(), description="how it is trained")
+
+    def apply(self, model: Model, context: Context) -> StageResult:
+        """The trained model. Raises UsageError if data and model do not match, StageFailed on divergence."""
+        from edgeopt.model.to_torch import from_torch, to_torch
+        from edgeopt.train.fit import fit
+        from edgeopt.train.objectives import HardLabels
+
+        began = time.perf_counter()
+        data = context.need_data("train")
+        check_labels(model, data.train, "train")
+        module = to_torch(model)
+        objective = HardLabels(self.fit.label_smoothing, probabilities=ends_in_softmax(model))
+        history = fit(
+            module,
+            data.train,
+            self.fit,
+            objective,
+            seed=context.seed,
+            progress=context.progress,
+            scratch=context.scratch,
+        )
+        facts: dict[str, Any] = {
+            "params": sum(tensor.numel() for tensor in module.parameters()),
+            "epochs": self.fit.epochs,
+            "seconds": time.perf_counter() - began,
+            "history": history,
+        }
+        return StageResult(trained_on(from_torch(module, model), data), facts)
+
+
+def check_labels(model: Model, split: Split, stage: str) -> None:
+    """Raise UsageError unless the split has labels and the model's first output a column for each."""
+    if split.labels is None:
+        raise UsageError(
+            f"{stage} needs labelled images",
+            fix="put the images in one folder per class, or distill from a teacher, which needs no labels",
+        )
+    shape = model.outputs[0].shape
+    classes = int(split.labels.max()) + 1
+    if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] < classes):
+        raise UsageError(
+            f"{stage} needs outputs [batch, {classes} classes], the model's are {list(shape)}",
+            fix="use a classification model with as many outputs as the data has classes",
+        )
+
+
+def ends_in_softmax(model: Model) -> bool:
+    """Whether the first output is probabilities, because the last node is a Softmax."""
+    node = model.graph.graph.outputs[0].producer()
+    return node is not None and node.op_type == "Softmax"
+
+
+def trained_on(model: Model, data: Data) -> Model:
+    """The model, with the class names and the preprocessing that it has just been trained with."""
+    changes: dict[str, Any] = {}
+    if data.preprocess is not None:
+        changes["preprocess"] = data.preprocess
+    if data.labels:
+        changes["labels"] = data.labels
+    return model.with_meta(**changes)

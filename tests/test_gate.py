@@ -1,0 +1,199 @@
+"""The gate: every limit passes and fails, and nothing passes on silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_report import example_report, example_row, write_artifacts
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeopt.errors import UsageError
+from edgeopt.gate import RULES, check, check_file, check_files, limits_of, merge_limits, parse_flags, read_limits
+from edgeopt.report import DataRow, Limits, Report, Verdict
+from edgeopt.report.onnx_file import OnnxFile
+
+HOLDS = {
+    "size": ("18213", "18212"),
+    "drop": ("0.56pt", "0.55pt"),
+    "accuracy": ("98.06%", "98.07%"),
+    "speedup": ("1.43x", "1.44x"),
+    "latency": ("0.0287ms", "0.0286ms"),
+    "macs": ("295152", "295151"),
+    "params": ("11418", "11.4k"),
+    "ram": ("2048", "2047"),
+}
+"""For each limit: one that the mcu row just meets, and one that it just misses."""
+
+
+def one(limit: str, bound: str, report: Report | None = None) -> Verdict:
+    (verdict,) = check(report or example_report(), parse_flags({limit: [f"mcu={bound}"]}))
+    return verdict
+
+
+def test_every_limit_has_a_rule_and_a_case() -> None:
+    assert {rule.limit for rule in RULES} == set(Limits.model_fields) == set(HOLDS)
+
+
+@pytest.mark.parametrize("limit", HOLDS)
+def test_a_limit_just_met_passes_and_one_just_missed_fails(limit: str) -> None:
+    met, missed = (one(limit, bound) for bound in HOLDS[limit])
+    assert met.ok
+    assert not missed.ok
+    assert met.found == missed.found is not None
+    assert " by " in missed.sentence
+    assert " by " not in met.sentence
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.figure != "size_bytes"], ids=lambda rule: rule.limit)
+def test_a_figure_that_is_not_in_the_report_fails(rule: Any) -> None:
+    report = example_report(tiers=(example_row("mcu", **{rule.figure: None}),))
+    verdict = one(rule.limit, "1", report)
+    assert not verdict.ok
+    assert verdict.found is None
+    assert "does not have it" in verdict.sentence
+
+
+def test_unlabelled_data_is_named_as_the_reason() -> None:
+    blank = {"accuracy": None, "accuracy_low": None, "accuracy_high": None, "drop_points": None}
+    report = example_report(data=DataRow(name="photos", labels=0), tiers=(example_row("mcu", **blank),))
+    assert "no labels" in one("accuracy", "97%", report).sentence
+    assert "no labels" in one("drop", "2pt", report).sentence
+
+
+def test_an_accuracy_gain_is_no_drop() -> None:
+    assert one("drop", "0pt", example_report(tiers=(example_row("mcu", drop_points=-0.28),))).ok
+
+
+def test_a_drop_of_exactly_the_limit_holds_in_floating_point() -> None:
+    drop = (0.97 - 0.95) * 100
+    assert drop > 2
+    assert one("drop", "2pt", example_report(tiers=(example_row("mcu", drop_points=drop),))).ok
+
+
+def test_a_drop_and_an_accuracy_are_shown_with_their_intervals() -> None:
+    assert "95 % interval -0.15 pt to 1.80 pt, 360 images" in one("drop", "2pt").sentence
+    assert "95 % interval 96.06 % to 99.06 %, 360 images" in one("accuracy", "97%").sentence
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_size_is_compared_in_bytes(size: int, bound: int) -> None:
+    report = example_report(tiers=(example_row("mcu", size_bytes=size),))
+    (verdict,) = check(report, {"mcu": Limits(size=bound)})
+    assert verdict.ok == (size <= bound)
+
+
+def test_limits_of_all_hold_for_every_tier_and_a_tiers_own_go_before_them() -> None:
+    limits = parse_flags({"size": ["19KB", "gpu=40KB"]})
+    verdicts = check(example_report(), limits)
+    assert [(v.tier, v.ok, v.allowed) for v in verdicts] == [
+        ("mcu", True, 19_000),
+        ("jetson", False, 19_000),
+        ("gpu", True, 40_000),
+    ]
+    assert limits_of("mcu", limits).size == 19_000
+
+
+def test_merging_keeps_what_the_second_does_not_say() -> None:
+    merged = merge_limits({"mcu": Limits(size=1, ram=2)}, {"mcu": Limits(size=3), "all": Limits(params=4)})
+    assert merged == {"mcu": Limits(size=3, ram=2), "all": Limits(params=4)}
+
+
+def test_a_tier_that_the_report_does_not_have_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'mcx', and the report has mcu, jetson, gpu"):
+        check(example_report(), parse_flags({"size": ["mcx=1KB"]}))
+
+
+def test_a_report_without_artifacts_cannot_pass() -> None:
+    with pytest.raises(UsageError, match="no artifact"):
+        check(example_report(tiers=()), {"all": Limits(size=1)})
+
+
+@pytest.mark.parametrize("text", ["", "mcu=", "mcu=tiny", "10 parsecs", "="])
+def test_a_flag_that_is_no_limit_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="limit on size"):
+        parse_flags({"size": [text]})
+
+
+def test_artifacts_are_the_files_that_were_measured(tmp_path: Path) -> None:
+    write_artifacts(tmp_path)
+    assert all(verdict.ok for verdict in check_files(example_report(), tmp_path))
+    mcu = tmp_path / "mcu" / "model.onnx"
+    content = bytearray(mcu.read_bytes())
+    content[-1] ^= 1
+    mcu.write_bytes(content)
+    (tmp_path / "gpu" / "model.onnx").unlink()
+    verdicts = check_files(example_report(), tmp_path)
+    assert [verdict.ok for verdict in verdicts] == [False, True, False]
+    assert "changed since it was measured" in verdicts[0].sentence
+    assert "missing" in verdicts[2].sentence
+
+
+def test_a_report_that_states_another_size_than_the_file_has_fails(tmp_path: Path) -> None:
+    write_artifacts(tmp_path)
+    report = example_report(tiers=(example_row("mcu", size_bytes=100),))
+    (verdict,) = check_files(report, tmp_path)
+    assert not verdict.ok
+
+
+@pytest.mark.parametrize("path", [".", "mcu", "\0", "x" * 5_000])
+def test_a_path_that_cannot_be_an_artifact_fails_without_a_traceback(tmp_path: Path, path: str) -> None:
+    write_artifacts(tmp_path)
+    (verdict,) = check_files(example_report(tiers=(example_row("mcu", path=path),)), tmp_path)
+    assert not verdict.ok
+
+
+def test_limits_are_read_from_a_file_shaped_as_a_recipes_gate(tmp_path: Path) -> None:
+    path = tmp_path / "gate.yaml"
+    path.write_text("mcu: {size: 100KB, drop: 2pt}\nall:\n  accuracy: 97%\n  ram: &r 64KiB\ngpu: {ram: *r}\n")
+    assert read_limits(path, ["mcu", "gpu"]) == {
+        "mcu": Limits(size=100_000, drop=2.0),
+        "all": Limits(accuracy=0.97, ram=65_536),
+        "gpu": Limits(ram=65_536),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mcu:\n  size: 1KB\n  droop: 2pt\n", r"gate.yaml:3 droop: there is no limit 'droop'"),
+        ("mcu:\n  size: 1KB\n  drop: lots\n", r"gate.yaml:3 drop: 'lots' is not"),
+        ("all: {}\n\nmcx: {size: 1KB}\n", r"gate.yaml:3: limits are given for tier 'mcx'"),
+        ("mcu: {size: 1KB}\nmcu: {size: 2KB}\n", r"gate.yaml:2: tier 'mcu' is there twice"),
+        ("mcu: 100KB\n", "not a mapping"),
+        ("- mcu\n", "not a mapping"),
+        ("", "not a mapping"),
+        ("mcu: {size: 1KB\n", "not YAML"),
+        ("mcu: *none\n", "not YAML"),
+        ("mcu: &a {size: *a}\n", "size"),
+        ("mcu: !!python/object:os.system {}\n", "not YAML"),
+        ("1: {size: 1KB}\n", "tier '1'"),
+        ("mcu: {1: 2}\n", "limit '?1"),
+        ("? [a]\n: {size: 1KB}\n", "tier"),
+    ],
+)
+def test_a_file_of_limits_with_a_mistake_is_refused_with_its_line(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "gate.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says) as caught:
+        read_limits(path, ["mcu"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_limits_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "bytes.yaml"):
+        with pytest.raises(UsageError):
+            read_limits(path)
+
+
+def test_a_bare_model_is_checked_for_what_a_file_can_tell() -> None:
+    file = OnnxFile(size_bytes=1_000, params=250, operators={}, metadata={})
+    verdicts = check_file(file, "m.onnx", {"all": Limits(size=1_000, params=249)})
+    assert [(v.limit, v.ok) for v in verdicts] == [("size", True), ("params", False)]
+    with pytest.raises(UsageError, match=r"does not tell drop, speedup.*report\.json"):
+        check_file(file, "m.onnx", {"all": Limits(size=1, drop=1.0, speedup=1.0)})
+    with pytest.raises(UsageError, match="no tier 'mcu'"):
+        check_file(file, "m.onnx", {"mcu": Limits(size=1)})

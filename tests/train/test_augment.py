@@ -1,0 +1,93 @@
+import numpy as np
+import torch
+
+from edgeopt.train.augment import crop_and_flip, erase, warp
+from edgeopt.train.settings import Augment
+
+
+def images(n=64, height=5, width=7, channels=3):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(1, 256, (n, height, width, channels), dtype=torch.uint8, generator=generator)
+
+
+def test_flip_mirrors_about_half_and_leaves_the_rest():
+    torch.manual_seed(1)
+    batch = images()
+    flipped = [
+        torch.equal(after, before.flip(1)) for before, after in zip(batch, crop_and_flip(batch, 0, True))
+    ]
+    kept = [torch.equal(after, before) for before, after in zip(batch, crop_and_flip(batch, 0, False))]
+    assert all(kept)
+    assert 16 < sum(flipped) < 48
+    torch.manual_seed(1)
+    for mirrored, before, after in zip(flipped, batch, crop_and_flip(batch, 0, True)):
+        assert mirrored or torch.equal(after, before)
+
+
+def test_crops_are_windows_of_the_padded_image():
+    torch.manual_seed(2)
+    batch = images()
+    padded = np.pad(batch.numpy(), ((0, 0), (2, 2), (2, 2), (0, 0)))
+    found = set()
+    for image, crop in zip(padded, crop_and_flip(batch, 2, False).numpy()):
+        places = [
+            (row, column)
+            for row in range(5)
+            for column in range(5)
+            if np.array_equal(image[row : row + 5, column : column + 7], crop)
+        ]
+        assert len(places) == 1
+        found.add(places[0])
+    assert len(found) > 15  # of 25: rows and columns are drawn apart and for each image
+
+
+def test_no_warp_changes_nothing():
+    x = images().permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(warp(x, Augment()), x, rtol=0, atol=1e-2)
+
+
+def test_a_shift_moves_by_up_to_its_pixels_along_each_axis():
+    torch.manual_seed(3)
+    columns = torch.arange(12.0).expand(32, 1, 10, 12)
+    moved = (warp(columns, Augment(shift=1.5)) - columns)[:, 0, 3:7, 3:9]
+    steps = moved.mean((1, 2))
+    torch.testing.assert_close(moved, steps[:, None, None].expand_as(moved), rtol=0, atol=1e-3)
+    assert steps.abs().max() <= 1.5
+    assert steps.abs().max() > 1
+    assert (steps > 0).any()
+    assert (steps < 0).any()
+
+
+def test_a_turn_is_a_turn_on_oblong_images():
+    """Rings around the centre stay rings."""
+    torch.manual_seed(4)
+    y, x = torch.meshgrid(torch.arange(16) - 7.5, torch.arange(32) - 15.5, indexing="ij")
+    radius = torch.hypot(x, y).expand(16, 1, 16, 32)
+    turned = warp(radius, Augment(rotate=180))
+    near = (radius[0, 0] > 2) & (radius[0, 0] < 7)
+    torch.testing.assert_close(turned[:, 0, near], radius[:, 0, near], rtol=0, atol=0.15)
+
+
+def test_a_zoom_scales_about_the_centre():
+    torch.manual_seed(5)
+    y, x = torch.meshgrid(torch.arange(16) - 7.5, torch.arange(16) - 7.5, indexing="ij")
+    radius = torch.hypot(x, y).expand(32, 1, 16, 16)
+    near = (radius[0, 0] > 3) & (radius[0, 0] < 5)
+    factors = (warp(radius, Augment(zoom=0.2)) / radius)[:, 0, near]
+    assert (factors.amax(1) - factors.amin(1)).max() < 0.05
+    assert 1 / 1.21 < factors.min() < 0.9
+    assert 1.1 < factors.max() < 1 / 0.79
+
+
+def test_erase_blanks_one_rectangle_in_its_share_of_the_images():
+    torch.manual_seed(6)
+    x = torch.ones(400, 2, 16, 16)
+    erased = erase(x, 0.5)
+    areas = (erased[:, 0] == 0).sum((1, 2)) / 256
+    assert torch.equal(erased[:, 0], erased[:, 1])
+    assert 140 < (areas > 0).sum() < 260
+    assert areas.max() < 0.25
+    for image in erased[areas > 0][:50, 0]:
+        rows, columns = (image == 0).any(1).sum(), (image == 0).any(0).sum()
+        assert rows * columns == (image == 0).sum()
+    assert torch.equal(erase(x, 0.0), x)

@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch import nn
+
+from edgeopt.train.losses import cross_entropy, soft_targets
+from edgeopt.train.objectives import HardLabels, WithTeacher, first_output
+
+X = torch.linspace(-1, 1, 12).reshape(4, 3)
+LABELS = torch.tensor([0, 1, 1, 0])
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
+
+
+@pytest.fixture
+def outputs():
+    return torch.randn(4, 2, generator=torch.Generator().manual_seed(1), requires_grad=True)
+
+
+def test_alpha_weighs_the_teacher_against_the_labels(teacher, outputs):
+    loss = WithTeacher(teacher, temperature=3.0, alpha=0.7, labels=HardLabels(0.1))(outputs, X, LABELS)
+    soft = soft_targets(outputs, teacher(X), 3.0)
+    hard = cross_entropy(outputs, LABELS, 0.1)
+    torch.testing.assert_close(loss, 0.7 * soft + 0.3 * hard)
+
+
+@pytest.mark.parametrize(("labels", "batch_labels"), [(HardLabels(), None), (None, LABELS)])
+def test_without_labels_the_soft_targets_are_all(teacher, outputs, labels, batch_labels):
+    loss = WithTeacher(teacher, temperature=2.0, alpha=0.5, labels=labels)(outputs, X, batch_labels)
+    torch.testing.assert_close(loss, soft_targets(outputs, teacher(X), 2.0))
+
+
+def test_the_teacher_is_left_alone(teacher, outputs):
+    """No gradient, no dropout, no moving statistics: the same answer however often it is asked."""
+    objective = WithTeacher(teacher, labels=HardLabels())
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    objective(outputs, X, LABELS).backward()
+    assert outputs.grad is not None
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert torch.equal(objective.teach(X), objective.teach(X))
+
+
+def test_networks_that_end_in_softmax_are_compared_by_their_logits(teacher, outputs):
+    plain = WithTeacher(teacher, 4.0, 0.5, HardLabels())(outputs, X, LABELS)
+    soft_teacher = nn.Sequential(teacher, nn.Softmax(1))
+    wrapped = WithTeacher(
+        soft_teacher,
+        4.0,
+        0.5,
+        HardLabels(probabilities=True),
+        student_probabilities=True,
+        teacher_probabilities=True,
+    )(outputs.softmax(1), X, LABELS)
+    torch.testing.assert_close(wrapped, plain)
+
+
+def test_the_first_of_several_outputs_counts():
+    one, two = torch.zeros(1), torch.ones(1)
+    assert first_output((one, two)) is one
+    assert first_output(one) is one
