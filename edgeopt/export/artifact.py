@@ -1,4 +1,6 @@
-"""A tier's artifact: the one file that is shipped, checked against the tier and against the model it came from."""
+"""A tier's artifact: the one file that is shipped, checked against the tier and against the model it came
+from.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ from pathlib import Path
 
 from edgeopt.atomic import write_atomic
 from edgeopt.export.check import check_tier
-from edgeopt.export.legalize import legalize
+from edgeopt.export.legalize import legalize, verify
 from edgeopt.export.precision import precision_of
+from edgeopt.export.strip import strip
 from edgeopt.model.model import Model
 from edgeopt.model.profile import profile
 from edgeopt.progress import SILENT, Progress
@@ -31,10 +34,15 @@ class Artifact:
 
 
 def make_artifact(model: Model, tier: Tier, *, progress: Progress = SILENT) -> Model:
-    """The model in the tier's form, which meets the tier. Raises StageFailed naming every limit that it does not."""
+    """The model in the tier's form, which meets the tier. Raises StageFailed naming every limit that it
+    does not.
+    """
     legal = legalize(model, tier, progress=progress)
-    check_tier(legal, tier, len(legal.to_bytes()), profile(legal))
-    return legal
+    shipped = strip(legal) if tier.strip else legal
+    check_tier(legal, tier, len(shipped.to_bytes()), profile(legal))
+    if tier.strip:
+        verify(model, shipped, tier)
+    return shipped
 
 
 def write_artifact(model: Model, tier: Tier, folder: Path, *, progress: Progress = SILENT) -> Artifact:

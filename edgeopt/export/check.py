@@ -20,16 +20,18 @@ NAMED = 5
 
 
 def check_tier(model: Model, tier: Tier, size_bytes: int, profile: Profile) -> None:
-    """Raises StageFailed with every limit of `tier` that the artifact does not meet. `size_bytes` is its file's."""
+    """Raises StageFailed with every limit of `tier` that the artifact does not meet. `size_bytes` is its
+    file's.
+    """
     found = objections(model, tier, size_bytes=size_bytes, profile=profile)
     if found:
         raise StageFailed("; ".join(found), where=f"tier {tier.name}", fix=_fix(model, tier))
 
 
-def objections(
-    model: Model, tier: Tier, *, size_bytes: int | None = None, profile: Profile | None = None
-) -> list[str]:
-    """One sentence for each property of `tier` that the model does not have; limits only where figures are given."""
+def objections(model: Model, tier: Tier, *, size_bytes: int | None = None, profile: Profile | None = None) -> list[str]:
+    """One sentence for each property of `tier` that the model does not have; limits only where figures are
+    given.
+    """
     precision = precision_of(model)
     if precision not in tier.precisions:
         found = [f"{precision} is not accepted ({', '.join(tier.precisions)} is)"]
@@ -42,9 +44,7 @@ def objections(
         if not tier.dynamic_batch and not isinstance(dim, int)
     ]
     if size_bytes is not None and tier.max_bytes is not None and size_bytes > tier.max_bytes:
-        found.append(
-            f"the file has {_over(size_bytes, tier.max_bytes)}; the heaviest tensors are {heaviest(model)}"
-        )
+        found.append(f"the file has {_over(size_bytes, tier.max_bytes)}; the heaviest tensors are {heaviest(model)}")
     limit = tier.max_peak_ram_bytes
     if profile is not None and limit is not None and profile.peak_ram_bytes > limit:
         largest = sorted(profile.layers, key=lambda layer: -layer.output_bytes)[:HEAVIEST]

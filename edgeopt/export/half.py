@@ -1,12 +1,14 @@
 """float32 -> float16: weights at half the bytes, for runtimes with half-precision arithmetic.
 
-Every operator whose ONNX schema takes float16 gets it; the others (Resize's scales, operators of other domains)
-keep float32 between Casts. The model's own inputs and outputs stay float32, with a Cast at the rim,
-so that callers need not change. onnxruntime ships a converter too; it leaves the nodes out of order and clamps
-weights that do not fit without a word.
+Every operator whose ONNX schema takes float16 gets it; the others (Resize's scales, operators of other
+domains) keep float32 between Casts. The model's own inputs and outputs stay float32, with a Cast at the
+rim, so that callers need not change. onnxruntime ships a converter too; it leaves the nodes out of order
+and clamps weights that do not fit without a word.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -29,8 +31,8 @@ MAKES_FLOAT = frozenset({"Cast", "ConstantOfShape"})
 def to_half(model: Model) -> Model:
     """A new model that computes in float16, float32 at its inputs and outputs.
 
-    Scalars beyond +-65504 (bounds and mask fills, which mean "very large") become that. Raises StageFailed naming
-    weights that do not fit into float16, and on control flow.
+    Scalars beyond +-65504 (bounds and mask fills, which mean "very large") become that. Raises StageFailed
+    naming weights that do not fit into float16, and on control flow.
     """
     _refuse_overflow(model)
     _refuse_control_flow(model)
@@ -163,9 +165,7 @@ def _makes_half(node: ir.Node, index: int, wanted: frozenset[int], opsets: dict[
 
 
 def _read_as_float(value: ir.Value, opsets: dict[str, int]) -> bool:
-    return value.is_graph_output() or any(
-        index not in _half_inputs(reader, opsets) for reader, index in value.uses()
-    )
+    return value.is_graph_output() or any(index not in _half_inputs(reader, opsets) for reader, index in value.uses())
 
 
 def _set_made_type(node: ir.Node) -> None:
@@ -184,7 +184,7 @@ def _schema(node: ir.Node, opsets: dict[str, int]) -> onnx.defs.OpSchema | None:
         return None
 
 
-def _formal(parameters: list[onnx.defs.OpSchema.FormalParameter], index: int) -> onnx.defs.OpSchema.FormalParameter:
+def _formal(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> onnx.defs.OpSchema.FormalParameter:
     """The declaration of a parameter; the last one repeats in variadic operators."""
     return parameters[min(index, len(parameters) - 1)]
 

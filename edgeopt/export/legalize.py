@@ -1,4 +1,6 @@
-"""A model in the form that a tier takes: simplified, in its precision, batch and opset, and without ballast."""
+"""A model in the form that a tier takes: simplified, in its precision, batch and opset, and without
+ballast.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,6 @@ import numpy as np
 from edgeopt.errors import StageFailed
 from edgeopt.export.half import to_half
 from edgeopt.export.precision import precision_of
-from edgeopt.export.strip import strip
 from edgeopt.model.child import NativeFailed, convert_opset
 from edgeopt.model.model import Model
 from edgeopt.model.shapes import infer_shapes
@@ -19,16 +20,17 @@ from edgeopt.tiers.tier import Precision
 __all__ = ["TOLERANCE", "legalize", "verify"]
 
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2e-2}
-"""max|difference| / max|reference| that the form may cost. fp16 rounds every intermediate result to 11 bits (0.1 % in
-the deep networks tried); in int8 nothing is rounded again, but one value at a tie may take the other level."""
+"""max|difference| / max|reference| that the form may cost. fp16 rounds every intermediate result to 11 bits
+(0.1 % in the deep networks tried); in int8 nothing is rounded again, but one value at a tie may take the
+other level."""
 
 
 def legalize(model: Model, tier: Tier, *, progress: Progress = SILENT) -> Model:
-    """The model as `tier` takes it; metadata is kept.
+    """The model as `tier` takes it, with names (`strip` takes them out last); metadata is kept.
 
-    A float model takes the tier's first float precision, with float32 inputs and outputs. An int8 model keeps its
-    Q/DQ nodes as they are. An opset that the converter cannot reach is left at the model's own. Raises StageFailed
-    when the tier's form computes something else, or float16 cannot hold the weights.
+    A float model takes the tier's first float precision, with float32 inputs and outputs. An int8 model
+    keeps its Q/DQ nodes as they are. An opset that the converter cannot reach is left at the model's own.
+    Raises StageFailed when the tier's form computes something else, or float16 cannot hold the weights.
     """
     batch = None if tier.dynamic_batch else 1
     if precision_of(model) == "int8":
@@ -38,20 +40,18 @@ def legalize(model: Model, tier: Tier, *, progress: Progress = SILENT) -> Model:
     legal = _to_opset(legal, tier.opset, progress)
     if precision_of(legal) == "fp32" and _float_precision(tier) == "fp16":
         legal = to_half(legal)
-    if tier.strip:
-        legal = strip(legal)
     verify(model, legal, tier)
     return legal
 
 
 def verify(before: Model, after: Model, tier: Tier) -> None:
-    """Run both on noise with the tier's session options. Raises StageFailed unless outputs are finite and agree."""
+    """Run both on noise with the tier's session options. Raises StageFailed unless outputs are finite and
+    agree.
+    """
     from edgeopt.model.runtime import open_session, run
 
     feeds = random_feeds(after, 1)
-    expected, found = (
-        run(open_session(model, threads=1, entries=tier.session), feeds) for model in (before, after)
-    )
+    expected, found = (run(open_session(model, threads=1, entries=tier.session), feeds) for model in (before, after))
     if not all(np.isfinite(output).all() for output in found if output.dtype.kind == "f"):
         raise StageFailed(
             f"the {precision_of(after)} form for tier {tier.name} gives NaN or infinite outputs",

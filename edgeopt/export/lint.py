@@ -1,9 +1,9 @@
 """Rules of explicit quantization, checked on any Q/DQ file.
 
-A runtime that takes Q/DQ nodes at their word (TensorRT's "explicit quantization", NVIDIA's developer guide, chapter
-"Working with quantized types") refuses some placements and answers others with slow float kernels. Which rules hold
-is read off a tier's `placement`: symmetric activations, per-channel weights, float biases, and no pair inside
-a fusion.
+A runtime that takes Q/DQ nodes at their word (TensorRT's "explicit quantization", NVIDIA's developer guide,
+chapter "Working with quantized types") refuses some placements and answers others with slow float kernels.
+Which rules hold is read off a tier's `placement`: symmetric activations, per-channel weights, float biases,
+and no pair inside a fusion.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ INTEGER_OPERATORS = ("DequantizeLinear", "QLinear", "QGemm", "ConvInteger", "Mat
 
 
 def precision_of(model: Model) -> Precision:
-    """int8 with any quantized operator; else fp16 when that is what most bytes of its weights are; else fp32."""
+    """int8 with any quantized operator; else fp16 when that is what most bytes of its weights are; else
+    fp32.
+    """
     if any(node.op_type.startswith(INTEGER_OPERATORS) for node in model.graph.graph.all_nodes()):
         return "int8"
     sizes = {ir.DataType.FLOAT16: 0, ir.DataType.FLOAT: 0}

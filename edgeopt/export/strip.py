@@ -1,7 +1,8 @@
-"""Take out of a file what no runtime reads: names, shapes of inner values, doc strings, attributes at their default.
+"""Take out of a file what no runtime reads: names, shapes of inner values, doc strings, attributes at their
+default.
 
-On a network of a hundred kilobytes these are a fifth of the file. The names of the model's inputs and outputs stay,
-since callers use them, and so does the metadata that edgeopt reads.
+On a network of a hundred kilobytes these are a fifth of the file. The names of the model's inputs and
+outputs stay, since callers use them, and so does the metadata that edgeopt reads.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Iterator
 from itertools import count
 
 import onnx
+import onnx.helper
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
 
 from edgeopt.model.model import Model
+from edgeopt.model.profile import layer_name
 
 __all__ = ["strip"]
 
@@ -41,6 +44,8 @@ def strip(model: Model) -> Model:
 def _shorten_names(model: ir.Model) -> None:
     """One or two letters for each value; inputs and outputs keep theirs, inner values lose their shapes."""
     graph = model.graph
+    for node in graph.all_nodes():  # a layer that has weights keeps its name: a report by layers stays readable
+        node.name = layer_name(node) or None
     rim = [*graph.inputs, *graph.outputs]
     taken = {value.name for value in rim} | {
         value.name for node in graph.all_nodes() for value in node.outputs if node.graph is not graph
@@ -55,8 +60,6 @@ def _shorten_names(model: ir.Model) -> None:
         value.name = next(names)
     for value in constants:
         value.name = next(names)
-    for node in graph.all_nodes():
-        node.name = None
     graph.name = "g"
 
 
@@ -79,7 +82,8 @@ def _drop_defaults(node: ir.Node, opsets: dict[str, int]) -> None:
         if name not in schema.attributes or schema.attributes[name].required:
             continue
         default = schema.attributes[name].default_value
-        stated = ir.from_proto(default).value if default.name else None
+        stated = onnx.helper.get_attribute_value(default) if default.name else None
+        stated = stated.decode() if isinstance(stated, bytes) else stated
         unit = name in UNIT and all(number == UNIT[name] for number in attribute.value)
         if unit or (stated is not None and attribute.value == stated):
             node.attributes.pop(name)

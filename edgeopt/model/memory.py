@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["Lifetimes", "constant_values", "lifetimes"]
+__all__ = ["Lifetimes", "constant_values", "lifetimes", "runs_in_integers"]
 
 VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -80,6 +80,20 @@ def lifetimes(nodes: Sequence[ir.Node], graph: ir.Graph, constants: frozenset[ir
     return Lifetimes(tuple(itertools.accumulate(change[:-1])), tuple(written))
 
 
+def runs_in_integers(node: ir.Node, constants: frozenset[ir.Value]) -> bool:
+    """Whether a runtime can run the node in integers, by the rules above.
+
+    Q and DQ themselves, views of integer tensors and quantized operators do; of the others those whose inputs
+    are all dequantized and whose output is quantized, fused Relu and Clip included.
+    """
+    if node.domain != "" or node.op_type.startswith(("QLinear", "QuantizeLinear", "DequantizeLinear")):
+        return node.op_type.startswith(("Q", "Dequantize"))
+    data = [value for value in node.inputs if value is not None and value not in constants]
+    if all(value.dtype is not None and value.dtype.is_integer() for value in data):
+        return True
+    return _quantized(node.outputs[0]) is not None and _from_integers(node, constants)
+
+
 def tensor_bytes(value: ir.Value) -> int:
     """Bytes of a tensor of static shape, by its dtype (float32 where the graph does not say)."""
     bits = value.dtype.bitwidth if value.dtype is not None else 32
@@ -97,11 +111,7 @@ def _roots(nodes: Sequence[ir.Node], constants: frozenset[ir.Value]) -> dict[ir.
         output = node.outputs[0]
         if node.op_type in VIEWS or (node.op_type == "DequantizeLinear" and _read_by_integers(output)):
             roots[output] = source
-        elif (
-            node.op_type != "QuantizeLinear"
-            and (quantized := _quantized(output))
-            and _from_integers(node, constants)
-        ):
+        elif node.op_type != "QuantizeLinear" and (quantized := _quantized(output)) and _from_integers(node, constants):
             roots[output] = quantized
     return roots
 

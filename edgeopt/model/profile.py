@@ -7,7 +7,6 @@ points, shapes and BatchNormalization's running statistics do not count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -19,7 +18,7 @@ from edgeopt.model.memory import constant_values, lifetimes
 from edgeopt.model.model import Model
 from edgeopt.model.shapes import infer_shapes, measure_shapes, static_shape
 
-__all__ = ["Layer", "Profile", "profile"]
+__all__ = ["Layer", "Profile", "layer_name", "profile"]
 
 WEIGHT_INPUTS = {
     "BatchNormalization": (1, 2),
@@ -112,9 +111,7 @@ def _unknown(model: Model) -> list[str]:
     return [value.name or "?" for value in values if static_shape(value) is None]
 
 
-def _layer(
-    node: ir.Node, live: int, written: int, constants: frozenset[ir.Value], counted: set[str]
-) -> Layer:
+def _layer(node: ir.Node, live: int, written: int, constants: frozenset[ir.Value], counted: set[str]) -> Layer:
     behind = [_stored(value) if value in constants else None for value in node.inputs]
     fresh = [value for value in _all_constants(node, constants) if value.name not in counted]
     counted |= {value.name or "" for value in fresh}
@@ -124,7 +121,7 @@ def _layer(
     inputs = [static_shape(value) or () for value in node.inputs]
     outputs = [static_shape(value) or () for value in node.outputs]
     return Layer(
-        name=_name(node, weights),
+        name=layer_name(node) or node.name or node.outputs[0].name or node.op_type,
         op=node.op_type,
         params=sum(value.const_value.size for value in own if value.const_value is not None),
         macs=count_macs(node, inputs, outputs),
@@ -163,9 +160,14 @@ def _is_parameter(value: ir.Value) -> bool:
     return tensor is not None and tensor.size > 1 and tensor.dtype not in indices
 
 
-def _name(node: ir.Node, weights: Sequence[ir.Value | None]) -> str:
-    for value in weights:
-        stem, found, _ = ((value.name if value is not None else "") or "").partition(".weight")
+def layer_name(node: ir.Node) -> str:
+    """What torch calls the layer, by its weight (`layer1.0.conv1`), or "" for a node without one."""
+    for value in node.inputs:
+        source = value
+        while source is not None and source.const_value is None:
+            maker = source.producer()
+            source = maker.inputs[0] if maker is not None and maker.op_type == "DequantizeLinear" else None
+        stem, found, _ = ((source.name if source is not None else "") or "").partition(".weight")
         if found and stem:
             return stem
-    return node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
+    return ""

@@ -36,7 +36,7 @@ SHARING = frozenset({
 ONNXRUNTIME = frozenset({
     "Conv", "Gemm", "MatMul", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat", "Sigmoid",
     "LeakyRelu", "Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze",
-    "Unsqueeze", "Slice", "Split", "Gather", "Pad", "Resize", "Expand", "DepthToSpace", "Identity",
+    "Unsqueeze", "Slice", "Split", "Gather", "Resize", "Expand", "DepthToSpace", "Identity",
     "Dropout",
 })  # fmt: skip
 """Operators that onnxruntime's CPU provider computes on 8-bit integers between DQ and Q (version 1.32). Softmax has

@@ -55,12 +55,12 @@ def change_a_byte(path):
     path.write_bytes(bytes(content))
 
 
-def make_a_folder_of_it(path):
+def link_to_nothing(path):
     path.unlink()
     path.symlink_to("nowhere")
 
 
-@pytest.mark.parametrize("damage", [cut_short, fill_with_noise, empty, change_a_byte, make_a_folder_of_it])
+@pytest.mark.parametrize("damage", [cut_short, fill_with_noise, empty, change_a_byte, link_to_nothing])
 @pytest.mark.parametrize("memory", ["kept", "lazily"])
 def test_a_damaged_image_is_named_counted_and_left_out(big, progress, request, damage, memory):
     if memory == "lazily":

@@ -19,6 +19,7 @@ ALL = Fit.model_validate(
         "epochs": 4,
         "batch_size": 32,
         "optimizer": {"kind": "adamw"},
+        "lr": 0.02,
         "schedule": {"kind": "cosine"},
         "clip_norm": 1.0,
         "ema": 0.9,

@@ -28,6 +28,7 @@ _DTYPES: dict[int, torch.dtype] = {
     ir.DataType.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
     ir.DataType.FLOAT8E5M2: torch.float8_e5m2,
     ir.DataType.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
+    ir.DataType.FLOAT8E8M0: torch.float8_e8m0fnu,
     # Narrow integers are held one to a byte.
     ir.DataType.INT4: torch.int8,
     ir.DataType.UINT4: torch.uint8,
@@ -49,6 +50,7 @@ _BITS = {
     torch.float8_e4m3fnuz: np.int8,
     torch.float8_e5m2: np.int8,
     torch.float8_e5m2fnuz: np.int8,
+    torch.float8_e8m0fnu: np.int8,
 }
 """Types that numpy does not have, and the integers of their size."""
 
@@ -78,7 +80,7 @@ def to_array(tensor: torch.Tensor, like: np.dtype) -> np.ndarray:
     return tensor.numpy().astype(like)
 
 
-def cast(x: torch.Tensor, onnx_type: int, saturate: bool = True) -> torch.Tensor:
+def cast(x: torch.Tensor, onnx_type: int, saturate: bool = True, round_mode: str = "up") -> torch.Tensor:
     """Convert to an ONNX type that torch has. Integers wrap; 8-bit floats saturate unless told not to."""
     dtype = _DTYPES[onnx_type]
     if onnx_type in _NARROW:
@@ -87,9 +89,20 @@ def cast(x: torch.Tensor, onnx_type: int, saturate: bool = True) -> torch.Tensor
         return (torch.remainder(whole - low, count) + low).to(dtype)
     if dtype not in _BITS or dtype == torch.bfloat16:
         return x.to(dtype)
+    if dtype == torch.float8_e8m0fnu:
+        return _to_power_of_two(x, round_mode)
     limit = torch.finfo(dtype).max
     if saturate:
         return x.float().clamp(-limit, limit).to(dtype)
     if dtype == torch.float8_e4m3fn:  # torch saturates this one; 464 is the last number that rounds to 448
         x = torch.where(x.float().abs() > 464, float("nan"), x.float())
     return x.to(dtype)
+
+
+def _to_power_of_two(x: torch.Tensor, round_mode: str) -> torch.Tensor:
+    """|x| as E8M0, an exponent alone; `round_mode` says which power of two a number between two becomes."""
+    mantissa, exponent = torch.frexp(x.float().abs())  # mantissa in [0.5, 1)
+    limit = {"up": 0.5, "down": 1.0, "nearest": 0.75}[round_mode]
+    above = mantissa >= limit if round_mode == "nearest" else mantissa > limit
+    bits = (exponent - 1 + above.int() + 127).clamp(0, 254)
+    return torch.where(x.isfinite(), bits, 255).to(torch.uint8).view(torch.float8_e8m0fnu)

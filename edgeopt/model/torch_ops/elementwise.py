@@ -142,7 +142,7 @@ def is_nan(x: Tensor) -> Tensor:
 
 
 def cast_to(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
-    return cast(x, to, bool(saturate))
+    return cast(x, to, bool(saturate), round_mode)
 
 
 def cast_like(
@@ -150,7 +150,7 @@ def cast_like(
 ) -> Tensor:
     """The ONNX type of `like` counts where it is known: torch holds narrow integers one to a byte."""
     target = types[1]
-    return x.to(like.dtype) if target is None else cast(x, target, bool(saturate))
+    return x.to(like.dtype) if target is None else cast(x, target, bool(saturate), round_mode)
 
 
 OPERATORS: dict[str, Operator] = {

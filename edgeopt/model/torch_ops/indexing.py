@@ -95,7 +95,7 @@ def top_k(
     x: Tensor, k: Scalar, *, axis: int = -1, largest: int = 1, sorted: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Of equal values the lower index comes first."""
-    values, indices = torch.sort(x, axis, descending=bool(largest), stable=True)
+    values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     count = int(scalar(k))
     return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
 

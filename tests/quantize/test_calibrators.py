@@ -1,0 +1,92 @@
+"""Each calibrator against the plain one, on a case where it matters."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from edgeopt.quantize.calibrators import Calibrator, MinMax, Mse, Percentile
+from edgeopt.quantize.histogram import Histogram
+from edgeopt.quantize.ranges import Grid, Range, make_grid
+
+FAMILY = [member() for member in get_args(get_args(Calibrator)[0])]
+RANDOM = np.random.default_rng(0)
+BELL = RANDOM.standard_normal(200_000).astype(np.float32)
+OUTLIER = np.append(BELL, np.float32(60))
+ONE_SIDED = np.maximum(OUTLIER, 0)
+
+
+def count(values: np.ndarray) -> Histogram:
+    histogram = Histogram()
+    histogram.count(values)
+    return histogram
+
+
+def grid(calibrator: Calibrator, values: np.ndarray, symmetric: bool = False) -> Grid:
+    chosen = calibrator.choose_range(count(values), symmetric=symmetric)
+    return make_grid(chosen, symmetric=symmetric, dtype="int8")
+
+
+def error(calibrator: Calibrator, values: np.ndarray, symmetric: bool = False) -> float:
+    found = grid(calibrator, values, symmetric)
+    return float(np.square(found.dequantize(found.quantize(values)) - values, dtype=np.float64).mean())
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("values", [OUTLIER, ONE_SIDED], ids=["outlier", "one-sided outlier"])
+@pytest.mark.parametrize("calibrator", [Percentile(), Mse()], ids=lambda c: c.kind)
+def test_beats_minmax_with_an_outlier(calibrator: Calibrator, values: np.ndarray, symmetric: bool) -> None:
+    assert error(calibrator, values, symmetric) < 0.5 * error(MinMax(), values, symmetric)
+
+
+def test_mse_is_near_the_best_of_a_thousand_ranges() -> None:
+    values = np.append(BELL[:20_000], np.float32(12))
+    def clipped_error(high: float) -> float:
+        found = make_grid(Range(float(values.min()), high), symmetric=False, dtype="int8")
+        return float(np.square(found.dequantize(found.quantize(values)) - values, dtype=np.float64).mean())
+    best = min(clipped_error(high) for high in np.linspace(2, 12, 1000))
+    assert error(Mse(), values) < 1.03 * best
+
+
+def test_percentile_agrees_with_numpy() -> None:
+    chosen = Percentile(percentile=99).choose_range(count(OUTLIER), symmetric=False)
+    low, high = np.percentile(OUTLIER, [1, 99])
+    bin_width = 2 * 64 / 4096
+    assert (chosen.low, chosen.high) == (pytest.approx(low, abs=bin_width), pytest.approx(high, abs=bin_width))
+
+
+def test_percentile_counts_the_zeros_of_a_relu() -> None:
+    values = np.append(np.zeros(9_900, np.float32), np.linspace(1, 100, 100, dtype=np.float32))
+    chosen = Percentile(percentile=99.5).choose_range(count(values), symmetric=False)
+    assert (chosen.low, chosen.high) == (0, pytest.approx(50, abs=1.1))
+
+
+def test_percentile_100_is_minmax() -> None:
+    assert Percentile(percentile=100).choose_range(count(OUTLIER), symmetric=False) == MinMax().choose_range(
+        count(OUTLIER), symmetric=False
+    )
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("calibrator", FAMILY, ids=lambda c: c.kind)
+class TestEveryCalibrator:
+    def test_never_goes_beyond_what_was_seen(self, calibrator: Calibrator, symmetric: bool) -> None:
+        chosen = calibrator.choose_range(count(OUTLIER), symmetric=symmetric)
+        assert OUTLIER.min() <= chosen.low < 0 < chosen.high <= OUTLIER.max()
+
+    @pytest.mark.parametrize("constant", [0.0, 1.5, -3.0])
+    def test_a_constant_tensor_survives(self, calibrator: Calibrator, symmetric: bool, constant: float) -> None:
+        values = np.full(100, constant, np.float32)
+        found = grid(calibrator, values, symmetric)
+        assert found.scale > 0
+        assert found.dequantize(found.quantize(values)) == pytest.approx(values, rel=0.01)
+
+    def test_one_sided_values_keep_all_levels(self, calibrator: Calibrator, symmetric: bool) -> None:
+        if not symmetric:
+            assert grid(calibrator, ONE_SIDED).zero_point == -128
+
+    def test_is_what_its_settings_say(self, calibrator: Calibrator, symmetric: bool) -> None:
+        assert TypeAdapter(Calibrator).validate_python(calibrator.model_dump()) == calibrator
