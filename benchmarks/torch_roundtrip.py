@@ -135,7 +135,7 @@ def main() -> None:
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     rows = {row["network"]: row for row in known if row.get("ok")}
     for name in arguments.only or network_names():
-        if name in rows and not arguments.only or parameter_count(name) > arguments.max_params:
+        if (name in rows and not arguments.only) or parameter_count(name) > arguments.max_params:
             continue
         try:
             rows[name] = check(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
+from inspect import signature
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -77,9 +77,9 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
             typer.echo("\nedgeopt: stopped; the same command goes on from the last finished stage", err=True)
             raise typer.Exit(130) from error
 
-    signature = inspect.signature(function, eval_str=True)
-    command.__signature__ = signature  # type: ignore[attr-defined]
-    command.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
+    shape = signature(function, eval_str=True)
+    command.__signature__ = shape  # type: ignore[attr-defined]
+    command.__annotations__ = {name: p.annotation for name, p in shape.parameters.items()}
     return command
 
 

@@ -44,8 +44,7 @@ def strip(model: Model) -> Model:
 def _shorten_names(model: ir.Model) -> None:
     """One or two letters for each value; inputs and outputs keep theirs, inner values lose their shapes."""
     graph = model.graph
-    for node in graph.all_nodes():  # a layer that has weights keeps its name: a report by layers stays readable
-        node.name = layer_name(node) or None
+    _keep_layer_names(graph)
     rim = [*graph.inputs, *graph.outputs]
     taken = {value.name for value in rim} | {
         value.name for node in graph.all_nodes() for value in node.outputs if node.graph is not graph
@@ -61,6 +60,17 @@ def _shorten_names(model: ir.Model) -> None:
     for value in constants:
         value.name = next(names)
     graph.name = "g"
+
+
+def _keep_layer_names(graph: ir.Graph) -> None:
+    """A layer that has weights is called as in torch, so that a report by layers stays readable; others
+    lose theirs.
+    """
+    taken: set[str] = set()
+    for node in graph.all_nodes():
+        name = "" if node.op_type in ("QuantizeLinear", "DequantizeLinear") else layer_name(node)
+        node.name = name if name and name not in taken else None
+        taken.add(name)
 
 
 def _short() -> Iterator[str]:

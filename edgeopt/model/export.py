@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 import torch
 from torch import nn
 
@@ -240,7 +241,6 @@ def _clean(exported: ir.Model, meta: Meta) -> Model:
     parameters, weights = set(exported.graph.initializers), parameter_names(exported)
     with _quiet():
         optimizer.fold_constants(exported, onnx_shape_inference=False)
-    passes = ir.passes.common
     ir.passes.Sequential(
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),
@@ -264,7 +264,7 @@ def _drop_invented_biases(graph: ir.Model, parameters: set[str]) -> None:
             continue
         if not bias.const_value.numpy().any():
             node.resize_inputs(2)
-    ir.passes.common.RemoveUnusedNodesPass()(graph)
+    passes.RemoveUnusedNodesPass()(graph)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 from google.protobuf.message import DecodeError
 
 from edgeopt.atomic import write_atomic
@@ -85,7 +86,7 @@ def read_onnx(path: Path) -> Model:
         ir.external_data.set_base_dir(model.graph.graph, path.parent)
         model = Model(ir.external_data.load_to_model(model.graph), model.meta)
         model = tidy(model)
-    except UsageError:
+    except (AttributeError, ImportError):  # a defect of ours, not of the file
         raise
     except Exception as error:  # onnx_ir raises many types on malformed graphs
         message = " ".join(str(error).split())[:200]
@@ -103,7 +104,6 @@ def save_model(model: Model, path: Path) -> None:
 def tidy(model: Model) -> Model:
     """The form every stage may rely on: no local functions, constants as initializers, no initializer among the
     inputs, unique value and node names, topological order, nothing unused."""
-    passes = ir.passes.common
     graph = ir.passes.Sequential(
         passes.InlinePass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

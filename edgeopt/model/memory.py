@@ -13,7 +13,8 @@ output is
   int8 tensor before it lives until they have read it.
 - An operator whose inputs all come from DequantizeLinear (or are constants) and whose output only
 QuantizeLinear
-  reads writes the int8 tensor straight away. The same with a Relu or Clip in between, which is fused.
+  reads writes the int8 tensor straight away. The same with a Relu or Clip in between, which is fused. A view
+  between DequantizeLinear and QuantizeLinear is a view of the int8 tensor.
 """
 
 from __future__ import annotations
@@ -111,6 +112,8 @@ def _roots(nodes: Sequence[ir.Node], constants: frozenset[ir.Value]) -> dict[ir.
         output = node.outputs[0]
         if node.op_type in VIEWS or (node.op_type == "DequantizeLinear" and _read_by_integers(output)):
             roots[output] = source
+            if node.op_type in VIEWS and (same := _quantized(output)) and _from_integers(node, constants):
+                roots[same] = output
         elif node.op_type != "QuantizeLinear" and (quantized := _quantized(output)) and _from_integers(node, constants):
             roots[output] = quantized
     return roots

@@ -79,7 +79,7 @@ def profile(model: Model, batch: int = 1) -> Profile:
     layers = []
     for node, live, written in zip(nodes, memory.live_bytes, memory.output_bytes, strict=True):
         layer = _layer(node, live, written, constants, counted)
-        if node.op_type not in CONVERTERS or layer.output_bytes or layer.weight_bytes:
+        if node.op_type not in CONVERTERS or layer.output_bytes:
             layers.append(layer)
     peak = max(layers, key=lambda layer: layer.live_bytes, default=None)
     return Profile(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 __all__ = ["static_reshapes"]
 
@@ -27,7 +28,7 @@ def static_reshapes(graph: ir.Model) -> None:
         graph.graph.register_initializer(constant)
         node.replace_input_with(1, constant)
         node.attributes.pop("allowzero", None)
-    ir.passes.common.RemoveUnusedNodesPass()(graph)
+    passes.RemoveUnusedNodesPass()(graph)
 
 
 def _implied(shape: ir.Value) -> np.ndarray | None:

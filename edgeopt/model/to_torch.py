@@ -80,7 +80,9 @@ def from_torch(module: nn.Module, model: Model) -> Model:
         if value.const_value is None:
             continue
         if name not in state:
-            raise UsageError(f"the module has no tensor {name!r}", fix="give the module that to_torch made of this model")
+            raise UsageError(
+                f"the module has no tensor {name!r}", fix="give the module that to_torch made of this model"
+            )
         array = _checked(name, state[name], value.const_value)
         if array.tobytes() != value.const_value.numpy().tobytes():
             value.const_value = ir.tensor(array, dtype=value.const_value.dtype, name=name)
@@ -127,7 +129,7 @@ class _Builder:
         self.root = nn.Module()
         self.paths: dict[ir.Value, str] = {}
         self.tensors: dict[str, torch.Tensor] = {}
-        self.fx = fx.Graph(self.root)
+        self.fx = fx.Graph()
         self.nodes: dict[ir.Value, fx.Node] = {}
         self.host: set[ir.Value] = set()
         self.anchor: fx.Node | None = None
@@ -216,16 +218,14 @@ class _Builder:
         return self.nodes[value]
 
     def _constant(self, value: ir.Value) -> ir.TensorProtocol | None:
-        return value.const_value if value.name in self.graph.initializers else None
+        return ir.convenience.get_const_tensor(value)
 
     def _attributes(self, node: ir.Node, operator: Operator) -> dict[str, Any]:
         keywords = {}
         accepted = _accepted(operator)
         for name, attribute in node.attributes.items():
             if accepted is not None and name not in accepted:
-                raise UsageError(
-                    f"its attribute {name!r} is not covered", where=_where(node), fix="export without it"
-                )
+                raise UsageError(f"its attribute {name!r} is not covered", where=_where(node), fix="export without it")
             keywords[name] = self._attribute(node, name, attribute)
         return keywords
 
@@ -281,7 +281,7 @@ def _where(node: ir.Node) -> str:
 
 
 def _is_small_constant(value: ir.Value) -> bool:
-    constant = value.const_value if value.is_initializer() else None
+    constant = ir.convenience.get_const_tensor(value)
     return constant is not None and constant.size <= HOST_LIMIT and not _is_trained(value)
 
 

@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 ROUNDS = 50
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proven:
     """A pruning that passed the check."""
 

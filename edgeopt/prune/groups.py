@@ -15,7 +15,7 @@ from edgeopt.prune.trace import Trace
 __all__ = ["Group", "Plan", "Slices", "make_plan"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slices:
     """What a group's units own of one axis of one initializer."""
 
@@ -27,7 +27,7 @@ class Slices:
     """These slices compute the unit's channels (an output axis), rather than read or rescale them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Units that own the same number of slices of the same initializers, and are ranked against one another."""
 
@@ -46,7 +46,7 @@ class Group:
         return min(int(part.index.shape[1]) for part in self.slices)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The units of a model and what is known of every label."""
 

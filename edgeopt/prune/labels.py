@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["Block", "Blocks", "place", "select"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """`ids[i, j, ...]` is the label at index i of dim `dims[0]`, j of `dims[1]`, ...: almost always one dim."""
 

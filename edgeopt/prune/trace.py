@@ -26,7 +26,7 @@ BATCH = 2
 """Shapes are traced for this batch, so that the batch dim is not taken for one of length one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """What leaves together, for a whole graph. Values are named as in the model."""
 

@@ -107,8 +107,10 @@ class _Editor:
             inputs = [
                 self._constant(f"{name}_quantized", tensor.integers, fresh=True),
                 self._constant(f"{name}_scale", tensor.scale, fresh=True),
-                self._constant(f"{name}_zero_point", np.zeros(tensor.scale.shape, tensor.integers.dtype), fresh=True),
             ]
+            if tensor.integers.dtype == np.int8:  # a bias needs none, and would double in size
+                zeros = np.zeros(tensor.scale.shape, np.int8)
+                inputs.append(self._constant(f"{name}_zero_point", zeros, fresh=True))
             axis = {} if tensor.axis is None else {"axis": tensor.axis}
             dequantize = ir.node("DequantizeLinear", inputs, axis, name=self._name(f"{name}_dq"))
             self.graph.insert_before(self.first, dequantize)

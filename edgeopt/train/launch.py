@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from lightning_fabric import Fabric
 
-    from edgeopt.train.fit import Job
+    from edgeopt.train.job import Job
 
 __all__ = ["launch"]
 
@@ -35,30 +35,36 @@ def launch(fabric: Fabric, job: Job) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.pt"
         try:
-            fabric.launch(_work, replace(job, progress=SILENT), messages, result)
+            fabric.launch(_Work(replace(job, progress=SILENT), messages, result))
         except Exception as error:
             listener.finish()
             raise listener.error or _failed(job, error) from error
         listener.finish()
         outcome = torch.load(result, weights_only=True)
     job.module.load_state_dict(outcome["module"])
-    job.module.eval()
     history: list[dict[str, Any]] = outcome["history"]
     return history
 
 
-def _work(fabric: Fabric, job: Job, messages: SimpleQueue[Any], result: Path) -> None:
-    """What each process does."""
-    from edgeopt.train.fit import train
+@dataclass
+class _Work:
+    """What each process does. (As an object: Fabric would look into the arguments of a function.)"""
 
-    try:
-        progress = SILENT if fabric.global_rank else _Teller(messages)
-        history = train(fabric, replace(job, progress=progress))
-    except EdgeoptError as error:
-        messages.put(("error", (type(error), error.found, error.where, error.fix)))
-        raise
-    if fabric.global_rank == 0:
-        torch.save({"module": job.module.state_dict(), "history": history}, result)
+    job: Job
+    messages: SimpleQueue[Any]
+    result: Path
+
+    def __call__(self, fabric: Fabric) -> None:
+        from edgeopt.train.fit import train
+
+        try:
+            progress = SILENT if fabric.global_rank else _Teller(self.messages)
+            history = train(fabric, replace(self.job, progress=progress))
+        except EdgeoptError as error:
+            self.messages.put(("error", (type(error), error.found, error.where, error.fix)))
+            raise
+        if fabric.global_rank == 0:
+            torch.save({"module": self.job.module.state_dict(), "history": history}, self.result)
 
 
 class _Teller(Progress):

@@ -17,7 +17,7 @@ from edgeopt.stage import Context
 
 
 class Net:
-    """A graph that grows from its input `x` [batch, channels, size, size]; every call adds one node and returns its output."""
+    """A graph that grows from its input `x` [batch, channels, size, size]; a call adds a node, returns its output."""
 
     def __init__(self, channels: int = 3, size: int = 16, seed: int = 0) -> None:
         self.random = np.random.default_rng(seed)
@@ -118,6 +118,12 @@ def sqnr(reference: np.ndarray, found: np.ndarray) -> float:
     """Signal to quantization noise, dB."""
     noise = np.square(reference.astype(np.float64) - found).sum()
     return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / noise))
+
+
+@pytest.fixture
+def unsimplified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantize takes graphs as they are: tests of it see their own nodes, and take no second each."""
+    monkeypatch.setattr("edgeopt.model.simplify.simplify", lambda model, **_: model)
 
 
 @pytest.fixture

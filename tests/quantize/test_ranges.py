@@ -16,7 +16,10 @@ BOUND = st.floats(-1e5, 1e5, width=32)
 
 def quantize_with_onnxruntime(grid: Grid, x: np.ndarray) -> list[np.ndarray]:
     kind = helper.np_dtype_to_tensor_dtype(grid.dtype)
-    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
     constants = [numpy_helper.from_array(np.asarray(grid.scale), "s")]
     constants.append(numpy_helper.from_array(np.asarray(grid.zero_point, grid.dtype), "z"))
     outputs = [helper.make_tensor_value_info(n, t, ["n"]) for n, t in (("q", kind), ("y", TensorProto.FLOAT))]

@@ -42,7 +42,9 @@ def test_per_channel_keeps_a_small_channel_that_per_tensor_loses() -> None:
         ("MatMul", {}, 3, None),
     ],
 )
-def test_the_axis_counts_output_channels(operator: str, attributes: dict[str, int], rank: int, axis: int | None) -> None:
+def test_the_axis_counts_output_channels(
+    operator: str, attributes: dict[str, int], rank: int, axis: int | None
+) -> None:
     assert weight_axis(ir.node(operator, [], attributes), rank) == axis
 
 

@@ -50,8 +50,10 @@ def classifier():
 
 
 def make_classifier(width: int = 4, classes: int = 4, softmax: bool = False, seed: int = 0) -> Model:
-    last = "logits = Gemm<transB=1>(flat, fc_w, fc_b) output = Softmax<axis=1>(logits)" if softmax else (
-        "output = Gemm<transB=1>(flat, fc_w, fc_b)"
+    last = (
+        "logits = Gemm<transB=1>(flat, fc_w, fc_b) output = Softmax<axis=1>(logits)"
+        if softmax
+        else ("output = Gemm<transB=1>(flat, fc_w, fc_b)")
     )
     proto = onnx.parser.parse_model(f"""
         <ir_version: 10, opset_import: ["": 20]>

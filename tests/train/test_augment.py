@@ -14,13 +14,13 @@ def test_flip_mirrors_about_half_and_leaves_the_rest():
     torch.manual_seed(1)
     batch = images()
     flipped = [
-        torch.equal(after, before.flip(1)) for before, after in zip(batch, crop_and_flip(batch, 0, True))
+        torch.equal(after, before.flip(1)) for before, after in zip(batch, crop_and_flip(batch, 0, True), strict=True)
     ]
-    kept = [torch.equal(after, before) for before, after in zip(batch, crop_and_flip(batch, 0, False))]
+    kept = [torch.equal(after, before) for before, after in zip(batch, crop_and_flip(batch, 0, False), strict=True)]
     assert all(kept)
     assert 16 < sum(flipped) < 48
     torch.manual_seed(1)
-    for mirrored, before, after in zip(flipped, batch, crop_and_flip(batch, 0, True)):
+    for mirrored, before, after in zip(flipped, batch, crop_and_flip(batch, 0, True), strict=True):
         assert mirrored or torch.equal(after, before)
 
 
@@ -29,7 +29,7 @@ def test_crops_are_windows_of_the_padded_image():
     batch = images()
     padded = np.pad(batch.numpy(), ((0, 0), (2, 2), (2, 2), (0, 0)))
     found = set()
-    for image, crop in zip(padded, crop_and_flip(batch, 2, False).numpy()):
+    for image, crop in zip(padded, crop_and_flip(batch, 2, False).numpy(), strict=True):
         places = [
             (row, column)
             for row in range(5)

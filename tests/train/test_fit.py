@@ -36,9 +36,9 @@ def network(seed=0):
 
 
 class Stumbling(HardLabels):
-    """Raises `error` (or returns it, where it is a loss) at the given step of the run."""
+    """Raises `error` (or scales the loss by it, where it is a number) at the given step of the run."""
 
-    def __init__(self, step, error=RuntimeError("power cut")):
+    def __init__(self, step, error):
         super().__init__()
         self.left, self.error = step, error
 
@@ -124,7 +124,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(split, tmp_path, setting
     undisturbed, disturbed = network(), network()
     history = fit(undisturbed, split, settings, HardLabels(), seed=5)
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(disturbed, split, settings, Stumbling(step), seed=5, scratch=tmp_path)
+        fit(disturbed, split, settings, Stumbling(step, RuntimeError("power cut")), seed=5, scratch=tmp_path)
     resumed, listener = network(), Listening()
     objective = Counting()
     resumed_history = fit(resumed, split, settings, objective, seed=5, scratch=tmp_path, progress=listener)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -70,12 +72,12 @@ def _one_hot_of_argmax(x: Tensor, dim: int) -> Tensor:
     return torch.zeros_like(x).scatter(dim, x.argmax(dim, keepdim=True), 1)
 
 
-def _normalize(function, x: Tensor, axis: int | None, opset: int) -> Tensor:  # type: ignore[no-untyped-def]
+def _normalize(function: Callable[[Tensor, int], Tensor], x: Tensor, axis: int | None, opset: int) -> Tensor:
     """Along one axis; before opset 13 over everything from `axis` on, which was 1 unless said."""
     if opset >= 13:
-        return function(x, -1 if axis is None else axis)  # type: ignore[no-any-return]
+        return function(x, -1 if axis is None else axis)
     axis = (1 if axis is None else axis) % max(x.dim(), 1)
-    return function(x.flatten(axis), axis).reshape(x.shape)  # type: ignore[no-any-return]
+    return function(x.flatten(axis), axis).reshape(x.shape)
 
 
 OPERATORS: dict[str, Operator] = {

@@ -55,8 +55,7 @@ def conv_transpose(
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     extra = list(output_padding or [0] * rank)
     full = [
-        (x.shape[2 + i] - 1) * strides[i] + (weight.shape[2 + i] - 1) * dilations[i] + 1 + extra[i]
-        for i in range(rank)
+        (x.shape[2 + i] - 1) * strides[i] + (weight.shape[2 + i] - 1) * dilations[i] + 1 + extra[i] for i in range(rank)
     ]
     if output_shape is None and auto_pad.startswith("SAME"):
         output_shape = [x.shape[2 + i] * strides[i] for i in range(rank)]

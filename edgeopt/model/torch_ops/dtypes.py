@@ -36,7 +36,7 @@ _DTYPES: dict[int, torch.dtype] = {
     ir.DataType.UINT2: torch.uint8,
 }
 
-_NARROW = {
+_NARROW: dict[int, tuple[int, int]] = {
     ir.DataType.INT4: (-8, 16),
     ir.DataType.UINT4: (0, 16),
     ir.DataType.INT2: (-2, 4),
@@ -105,4 +105,5 @@ def _to_power_of_two(x: torch.Tensor, round_mode: str) -> torch.Tensor:
     limit = {"up": 0.5, "down": 1.0, "nearest": 0.75}[round_mode]
     above = mantissa >= limit if round_mode == "nearest" else mantissa > limit
     bits = (exponent - 1 + above.int() + 127).clamp(0, 254)
+    bits = torch.where(x == 0, 0, bits)
     return torch.where(x.isfinite(), bits, 255).to(torch.uint8).view(torch.float8_e8m0fnu)

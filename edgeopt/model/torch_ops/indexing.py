@@ -38,9 +38,7 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     return picked.reshape([*indices.shape[:-1], *x.shape[batch_dims + depth :]])
 
 
-def scatter_elements(
-    x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none"
-) -> Tensor:
+def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
     return _scatter(x, axis, _from_start(indices, x.shape[axis], x.device), updates, reduction)
 
 
@@ -91,9 +89,7 @@ def one_hot(indices: Tensor, depth: Scalar, values: Tensor, *, axis: int = -1) -
     return torch.where(indices.unsqueeze(axis) == places, values[1], values[0])
 
 
-def top_k(
-    x: Tensor, k: Scalar, *, axis: int = -1, largest: int = 1, sorted: int = 1
-) -> tuple[Tensor, Tensor]:
+def top_k(x: Tensor, k: Scalar, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
     """Of equal values the lower index comes first."""
     values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     count = int(scalar(k))

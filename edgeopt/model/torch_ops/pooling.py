@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,9 @@ from edgeopt.model.torch_ops.padding import pad_spatial, symmetric, window_pads
 __all__ = ["OPERATORS"]
 
 Tensor = torch.Tensor
+
+_MAX_POOL: tuple[Callable[..., Any], ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_AVERAGE_POOL: tuple[Callable[..., Any], ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
 def global_average_pool(x: Tensor) -> Tensor:
@@ -35,41 +40,29 @@ def max_pool(
     strides: Sequence[int] | None = None,
     outputs: int = 1,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """With a second output the flat index of each maximum in x, as ONNX counts (batch and channels included)."""
+    """With a second output the flat index of each maximum in x, as ONNX counts (batch and channels included).
+
+    torch pads by itself where it can; else the smallest value is put around by hand.
+    """
     rank = len(kernel_shape)
+    pool = _MAX_POOL[rank - 1]
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     wanted = window_pads(auto_pad, pads, x.shape[2:], kernel_shape, strides, dilations)
-    padding = symmetric(wanted)
-    fits = padding is not None and all(2 * p <= k for p, k in zip(padding, kernel_shape, strict=True))
-    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
-    if outputs == 1 and fits:
-        if not x.is_floating_point():
-            return pool(x.to(torch.float32), kernel_shape, strides, padding, dilations, bool(ceil_mode)).to(x.dtype)
-        return pool(x, kernel_shape, strides, padding, dilations, bool(ceil_mode))
-    return _max_pool_padded(x, kernel_shape, strides, dilations, wanted, ceil_mode, storage_order, outputs)
-
-
-def _max_pool_padded(
-    x: Tensor,
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    pads: Sequence[int],
-    ceil_mode: int,
-    storage_order: int,
-    outputs: int,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Pad with the smallest value by hand, pool, and count indices in the unpadded map."""
-    rank = len(kernel)
-    lowest = -float("inf") if x.is_floating_point() else float(torch.iinfo(x.dtype).min)
     work = x if x.is_floating_point() else x.to(torch.float32)
-    padded = pad_spatial(work, pads, lowest)
-    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
-    y, flat = pool(padded, kernel, strides, 0, dilations, bool(ceil_mode), True)
+    padding = symmetric(wanted)
+    if outputs == 1 and padding is not None and _within_half(padding, kernel_shape):
+        plain: Tensor = pool(work, kernel_shape, strides, padding, dilations, bool(ceil_mode))
+        return plain.to(x.dtype)
+    lowest = -float("inf") if x.is_floating_point() else float(torch.iinfo(x.dtype).min)
+    padded = pad_spatial(work, wanted, lowest)
+    y, flat = pool(padded, kernel_shape, strides, 0, dilations, bool(ceil_mode), True)
     y = y.to(x.dtype)
-    if outputs == 1:
-        return y
-    return y, _indices(flat, x.shape, padded.shape, pads, storage_order)
+    return y if outputs == 1 else (y, _indices(flat, x.shape, padded.shape, wanted, storage_order))
+
+
+def _within_half(padding: Sequence[int], kernel: Sequence[int]) -> bool:
+    """torch pads by at most half a window."""
+    return all(2 * p <= k for p, k in zip(padding, kernel, strict=True))
 
 
 def _indices(
@@ -87,10 +80,7 @@ def _indices(
     for axis in order:
         index = index * shape[2 + axis] + coordinates[axis]
     maps = torch.arange(shape[0] * shape[1], device=flat.device).reshape(shape[0], shape[1], *[1] * rank)
-    size = 1
-    for n in shape[2:]:
-        size *= n
-    return index + maps * size
+    return index + maps * math.prod(shape[2:])
 
 
 def average_pool(
@@ -109,10 +99,10 @@ def average_pool(
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     wanted = window_pads(auto_pad, pads, x.shape[2:], kernel_shape, strides, dilations)
     padding = symmetric(wanted)
-    plain = set(dilations) == {1} and padding is not None
-    if plain and padding is not None and all(2 * p <= k for p, k in zip(padding, kernel_shape, strict=True)):
-        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
-        return pool(x, kernel_shape, strides, padding, bool(ceil_mode), bool(count_include_pad))
+    if set(dilations) == {1} and padding is not None and _within_half(padding, kernel_shape):
+        pool = _AVERAGE_POOL[rank - 1]
+        plain: Tensor = pool(x, kernel_shape, strides, padding, bool(ceil_mode), bool(count_include_pad))
+        return plain
     ones = torch.ones_like(x[:1, :1])
     counted = pad_spatial(ones, wanted, float(count_include_pad))
     end = _ceil_extra(x, kernel_shape, strides, dilations, wanted) if ceil_mode else [0] * rank
@@ -144,9 +134,30 @@ def _window_sum(x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilati
     return torch.convolution(x, weight, None, strides, [0] * rank, dilations, False, [0] * rank, channels)
 
 
+def lp_pool(
+    x: Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Sequence[int] | None = None,
+    p: int = 2,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """p-norm of each window."""
+    rank = len(kernel_shape)
+    strides, dilations = strides or [1] * rank, dilations or [1] * rank
+    wanted = window_pads(auto_pad, pads, x.shape[2:], kernel_shape, strides, dilations)
+    end = _ceil_extra(x, kernel_shape, strides, dilations, wanted) if ceil_mode else [0] * rank
+    padded = pad_spatial(pad_spatial(x.abs() ** p, wanted), [0] * rank + end)
+    return _window_sum(padded, kernel_shape, strides, dilations) ** (1 / p)
+
+
 OPERATORS: dict[str, Operator] = {
     "AveragePool": Operator(average_pool),
     "GlobalAveragePool": Operator(global_average_pool),
     "GlobalMaxPool": Operator(global_max_pool),
+    "LpPool": Operator(lp_pool),
     "MaxPool": Operator(max_pool, wants=("outputs",)),
 }

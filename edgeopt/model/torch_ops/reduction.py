@@ -57,9 +57,7 @@ def reduce_sum_square(
     return _reduce(lambda t, a, k: _sum(t.square(), a, k), x, axes, keepdims, noop_with_empty_axes)
 
 
-def reduce_log_sum(
-    x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Tensor:
+def reduce_log_sum(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     return _reduce(lambda t, a, k: _sum(t, a, k).log(), x, axes, keepdims, noop_with_empty_axes)
 
 
@@ -127,8 +125,10 @@ def _l2(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 def _arg(function: Callable[..., Tensor], x: Tensor, axis: int, keepdims: int, last: int) -> Tensor:
     """torch gives the first of equals; the last one is the first of the flipped axis."""
     if not last:
-        return function(x, axis, bool(keepdims))
-    return x.shape[axis] - 1 - function(x.flip(axis), axis, bool(keepdims))
+        first: Tensor = function(x, axis, bool(keepdims))
+        return first
+    from_the_end: Tensor = function(x.flip(axis), axis, bool(keepdims))
+    return x.shape[axis] - 1 - from_the_end
 
 
 def _cumulate(
@@ -140,7 +140,7 @@ def _cumulate(
     if exclusive:
         first = torch.full_like(x.narrow(over, 0, 1), start)
         x = torch.cat([first, x.narrow(over, 0, x.shape[over] - 1)], over)
-    y = function(x, over, dtype=x.dtype)
+    y: Tensor = function(x, over, dtype=x.dtype)
     return y.flip(over) if reverse else y
 
 

@@ -58,9 +58,7 @@ def resize(
 Plan = list[tuple[int, int, float, tuple[float, float]]]
 
 
-def _plan(
-    x: Tensor, over: list[int], roi: list[float], scales: list[float], sizes: Ints | None, policy: str
-) -> Plan:
+def _plan(x: Tensor, over: list[int], roi: list[float], scales: list[float], sizes: Ints | None, policy: str) -> Plan:
     """Per axis: dimension, output size, scale, window."""
     shape = [x.shape[a] for a in over]
     if scales:
@@ -88,9 +86,7 @@ def _apply(x: Tensor, dim: int, matrix: Tensor) -> Tensor:
 
 def upsample(x: Tensor, scales: Floats, *, mode: str = "nearest") -> Tensor:
     """Resize as it was before opset 10."""
-    return resize(
-        x, None, scales, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor"
-    )
+    return resize(x, None, scales, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
 
 def grid_sample(

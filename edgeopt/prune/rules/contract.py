@@ -14,14 +14,15 @@ __all__ = ["conv", "conv_transpose", "gemm", "matmul"]
 def conv(node: ir.Node, tracer: Tracer) -> bool:
     """Weight [O, I/group, kernel...]."""
     x, weight = node.inputs[0], node.inputs[1]
-    shape, kernel = tracer.shape(x), tracer.shape(weight)
-    if x is None or weight is None or shape is None or kernel is None:
+    kernel = tracer.shape(weight)
+    if x is None or weight is None or kernel is None:
         return False
     where = _where(node)
-    tracer.fix(x, [0, *range(2, len(shape))], f"is no channel at {where}")
+    tracer.fix(x, [0, *range(2, len(kernel))], f"is no channel at {where}")
     tracer.fix(weight, range(2, len(kernel)), f"is the kernel of {where}")
     groups = node.attributes.get_int("group", 1)
-    entering, leaving = tracer.vector(x, 1), tracer.vector(weight, 0)
+    entering = np.broadcast_to(tracer.vector(x, 1), kernel[1] * groups)
+    leaving = tracer.vector(weight, 0)
     if groups == 1:
         tracer.ties.unite(entering, tracer.vector(weight, 1), where)
     elif whole_groups(groups, kernel[1]):
@@ -36,11 +37,11 @@ def conv(node: ir.Node, tracer: Tracer) -> bool:
 def conv_transpose(node: ir.Node, tracer: Tracer) -> bool:
     """Weight [I, O/group, kernel...]."""
     x, weight = node.inputs[0], node.inputs[1]
-    shape, kernel = tracer.shape(x), tracer.shape(weight)
-    if x is None or weight is None or shape is None or kernel is None:
+    kernel = tracer.shape(weight)
+    if x is None or weight is None or kernel is None:
         return False
     where = _where(node)
-    tracer.fix(x, [0, *range(2, len(shape))], f"is no channel at {where}")
+    tracer.fix(x, [0, *range(2, len(kernel))], f"is no channel at {where}")
     tracer.fix(weight, range(2, len(kernel)), f"is the kernel of {where}")
     groups = node.attributes.get_int("group", 1)
     entering = tracer.vector(weight, 0)

@@ -1,0 +1,165 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from edgeopt.data import Data, Split
+from edgeopt.distill import Distill, SoftTargets
+from edgeopt.distill.stage import check_pair
+from edgeopt.distill.teacher import Teacher
+from edgeopt.errors import UsageError
+from edgeopt.model import Preprocess
+from edgeopt.model.load import save_model
+from edgeopt.model.runtime import open_session, run
+from edgeopt.progress import Progress
+from edgeopt.stage import Context
+from edgeopt.train import Fit, Train
+
+FIT = Fit(epochs=15, batch_size=32)
+
+
+@pytest.fixture
+def teacher(data, classifier):
+    """A trained network of width 8."""
+    return Train(fit=FIT).apply(classifier(width=8), Context(data=data, seed=0)).model
+
+
+@pytest.fixture
+def unlabelled(data):
+    return replace(data, train=replace(data.train, labels=None), labels=())
+
+
+def answers(model, split):
+    return run(open_session(model, threads=1), split.read(np.arange(len(split))).x)[0].argmax(1)
+
+
+def test_a_student_learns_the_labels_and_its_teacher(data, classifier, teacher, tmp_path):
+    save_model(teacher, tmp_path / "teacher.onnx")
+    student = classifier(width=3, seed=1)
+    before = student.fingerprint()
+    stage = Distill.model_validate({"teacher": str(tmp_path / "teacher.onnx"), "fit": FIT})
+    result = stage.apply(student, Context(data=data, seed=0))
+    assert student.fingerprint() == before
+    assert (answers(result.model, data.test) == data.test.labels).mean() > 0.9
+    assert result.facts["student_params"] == 3 * 9 + 6 + 48 + 4
+    assert result.facts["teacher_params"] == 8 * 9 + 16 + 128 + 4
+    assert result.facts["labels"] is True
+    assert json.loads(json.dumps(result.facts)) == result.facts
+    assert result.model.meta.preprocess == data.preprocess
+
+
+def test_either_model_may_be_the_one_that_comes_in(data, classifier, teacher, tmp_path):
+    student = classifier(width=3, seed=1)
+    save_model(teacher, tmp_path / "teacher.onnx")
+    save_model(student, tmp_path / "student.onnx")
+    context = Context(data=data, seed=0)
+    fit = Fit(epochs=2, batch_size=32)
+    one = Distill.model_validate({"teacher": str(tmp_path / "teacher.onnx"), "fit": fit}).apply(student, context)
+    before = teacher.fingerprint()
+    other = Distill.model_validate({"student": str(tmp_path / "student.onnx"), "fit": fit}).apply(teacher, context)
+    assert one.model.fingerprint() == other.model.fingerprint()
+    assert teacher.fingerprint() == before
+
+
+def test_without_labels_the_student_mimics_the_teacher(unlabelled, classifier, teacher):
+    """The labels are gone, and the teacher calls class 0 what the data calls class 1: so does the student."""
+    turned = teacher.copy()
+    for name in ("fc_w", "fc_b"):
+        value = turned.graph.graph.initializers[name]
+        value.const_value = type(teacher)(turned.graph).graph.graph.initializers[name].const_value
+    result = distill(classifier(width=4, seed=1), turned, unlabelled)
+    agreement = (answers(result.model, unlabelled.test) == answers(turned, unlabelled.test)).mean()
+    assert agreement > 0.9
+    assert result.facts["labels"] is False
+    assert "accuracy" not in result.facts["history"][-1]
+
+
+def distill(student, teacher, data, epochs=20):
+    stage = Distill.model_validate({"teacher": "teacher.onnx", "fit": Fit(epochs=epochs, batch_size=32)})
+    return given(stage, teacher).apply(student, Context(data=data, seed=0))
+
+
+def given(stage, teacher):
+    """`stage` with a reference that is the model itself."""
+
+    class Known(type(stage.teacher)):
+        def load(self, seed=0):
+            return teacher
+
+    return stage.model_copy(update={"teacher": Known(source="known")})
+
+
+def test_exactly_one_of_the_pair_is_named():
+    with pytest.raises(ValidationError, match="neither is given"):
+        Distill()
+    with pytest.raises(ValidationError, match="both are given"):
+        Distill.model_validate({"teacher": "a.onnx", "student": "b.onnx"})
+    stage = Distill.model_validate({"teacher": "a.onnx", "loss": {"kind": "soft_targets", "temperature": 2}})
+    assert stage.loss == SoftTargets(temperature=2)
+    assert Distill.model_validate_json(stage.model_dump_json()) == stage
+
+
+@pytest.mark.parametrize("loss", [{"kind": "hints"}, {"alpha": 1.5}, {"temperature": 0}])
+def test_a_loss_that_is_none_is_refused(loss):
+    with pytest.raises(ValidationError):
+        Distill.model_validate({"teacher": "a.onnx", "loss": loss})
+
+
+def test_pairs_that_do_not_fit_are_refused(classifier, teacher, data, tmp_path):
+    with pytest.raises(UsageError, match=r"student's output is \[batch, 3\], the teacher's is \[batch, 4\]"):
+        check_pair(classifier(classes=3), teacher, Progress())
+    with pytest.raises(UsageError, match="needs images"):
+        Distill.model_validate({"teacher": "a.onnx"}).apply(teacher, Context())
+    with pytest.raises(UsageError, match="no such file"):
+        Distill.model_validate({"teacher": str(tmp_path / "a.onnx")}).apply(teacher, Context(data=data))
+
+
+def test_class_names_that_differ_are_warned_about(classifier, teacher):
+    class Listening(Progress):
+        said = ""
+
+        def warn(self, message):
+            self.said += message
+
+    listener = Listening()
+    check_pair(classifier().with_meta(labels=("w", "x", "y", "z")), teacher, listener)
+    assert "(a, ...)" in listener.said
+    assert "(w, ...)" in listener.said
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_a_teacher_gets_its_own_normalisation(classifier, data, layout):
+    """Whatever the student's mean, std and layout are, the teacher answers as it does on its own input."""
+    own = Preprocess(size=(6, 6), color="gray", scale=1 / 16, mean=(3.0,), std=(2.0,))
+    theirs = Preprocess(size=(6, 6), color="gray", mean=(0.4,), std=(0.3,), layout=layout)
+    model = classifier(seed=3).with_meta(preprocess=own)
+    inputs = {p: torch.from_numpy(replace(data.train, preprocess=p).read(np.arange(9)).x) for p in (own, theirs)}
+    expected = run(open_session(model, threads=1), inputs[own].numpy())[0]
+    found = Teacher(model, theirs, probabilities=False).eval()(inputs[theirs])
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-4, atol=1e-4)
+    plain = Teacher(model, own, probabilities=False).eval()(inputs[own])
+    np.testing.assert_allclose(plain.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_teacher_that_ends_in_softmax_answers_in_logits(classifier, data):
+    x = torch.from_numpy(data.train.read(np.arange(9)).x)
+    logits = Teacher(classifier(), None, probabilities=False)(x)
+    soft = Teacher(classifier(softmax=True), None, probabilities=True)(x)
+    torch.testing.assert_close(soft, logits.log_softmax(1), rtol=1e-4, atol=1e-4)
+
+
+def test_probabilities_and_logits_distil_alike(classifier, data):
+    """A pair that ends in Softmax and the same pair without it train to the same weights."""
+    results = [
+        distill(classifier(3, softmax=soft, seed=1), classifier(8, softmax=soft, seed=2), data, epochs=2).model.weights()
+        for soft in (False, True)
+    ]
+    for name, array in results[0].items():
+        np.testing.assert_allclose(results[1][name], array, rtol=1e-2, atol=1e-4)
+
+
+def test_fixtures_are_what_they_seem(data: Data, split: Split):
+    assert data.train is split
