@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgeopt import __version__
+from edgeopt.atomic import write_atomic
 from edgeopt.data import Data
 from edgeopt.errors import StageFailed
 from edgeopt.gate import check
@@ -57,6 +58,9 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = SILENT, command: str 
         places = {tier.name: f"{tier.name}/model.onnx" if recipe.tiers else "model.onnx" for tier in tiers}
         listening.stage("measure")
         stage_rows, rows = measure_steps(steps, chains, places, data, listening)
+        for row in rows:
+            for warning in row.warnings:
+                progress.warn(f"{row.tier}: {warning}")
         report = Report(
             name=recipe.name,
             recipe_hash=recipe.digest(),
@@ -72,7 +76,7 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = SILENT, command: str 
         )
         if recipe.gate:
             report = report.model_copy(update={"gate": tuple(check(report, recipe.gate))})
-        _publish(chains, places, report, out)
+        _publish(steps, chains, places, report, out)
     return report
 
 
@@ -171,15 +175,16 @@ def _provenance(recipe: Recipe, data: Data | None) -> dict[str, str]:
     }
 
 
-def _publish(chains: dict[str, list[Step]], places: dict[str, str], report: Report, out: Path) -> None:
-    """Copy each artifact and what lies beside it to its place, then write the report."""
-    from edgeopt.atomic import write_atomic
-
-    for tier, steps in chains.items():
-        place = out / places[tier]
-        for file in sorted(steps[-1].finished.folder.iterdir()):
-            if file.name != "stage.json":
-                write_atomic(place.parent / file.name, file.read_bytes())
+def _publish(
+    steps: Sequence[Step], chains: dict[str, list[Step]], places: dict[str, str], report: Report, out: Path
+) -> None:
+    """Copy each artifact to its place and what the stages left beside their models to `out`; then the report."""
+    for step in [*steps, *(step for chain in chains.values() for step in chain)]:
+        for file in sorted(step.finished.folder.iterdir()):
+            if file.name not in ("model.onnx", "stage.json"):
+                write_atomic(out / file.name, file.read_bytes())
+    for tier, chain in chains.items():
+        write_atomic(out / places[tier], chain[-1].finished.path.read_bytes())
     write_report(report, out)
 
 

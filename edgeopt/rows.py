@@ -184,10 +184,21 @@ def _row(tier: str, path: str, own: _Figures, base: _Figures, circumstances: Env
             )
             for layer in own.profile.layers
         ),
-        warnings=tuple(own.step.finished.facts.get("warnings", ())),
+        warnings=_warnings(own, base),
         **_costs(own),
         **accuracy_facts(own.outcome),
         **against_facts(own.outcome, base.outcome),
+    )
+
+
+def _warnings(own: _Figures, base: _Figures) -> tuple[str, ...]:
+    """A compressed model that is not faster than the float one is never delivered in silence."""
+    speedup = base.latency.median_ms / own.latency.median_ms
+    if speedup >= 1:
+        return ()
+    return (
+        f"not faster than the float model here: {own.latency.median_ms:.3g} ms against {base.latency.median_ms:.3g} ms "
+        f"({speedup:.2f}x) on onnxruntime CPU, {LATENCY_THREADS} thread; measure on the device before relying on it",
     )
 
 

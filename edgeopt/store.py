@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from edgeopt.atomic import writing_folder
-from edgeopt.errors import UsageError
+from edgeopt.errors import StageFailed, UsageError
 from edgeopt.model import Model
 from edgeopt.stage import StageResult
 from edgeopt.tiers import Tier
@@ -71,7 +71,14 @@ class Store:
             return found
         scratch = self.folder / f".scratch-{key[:12]}"
         began = time.monotonic()
-        result = work(scratch)
+        try:
+            result = work(scratch)
+        except OSError as error:
+            raise StageFailed(
+                f"{title} stopped: {error.strerror or error}",
+                where=str(error.filename or ""),
+                fix="free some space, or set TMPDIR to a larger disk; finished stages are kept",
+            ) from error
         seconds = time.monotonic() - began
         with writing_folder(place) as temporary:
             (temporary / "model.onnx").write_bytes(result.model.to_bytes())

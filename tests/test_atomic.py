@@ -27,9 +27,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
 
 def test_a_folder_appears_only_when_its_block_ends_well(tmp_path: Path) -> None:
     place = tmp_path / "stage"
-    with pytest.raises(RuntimeError, match="half way"), writing_folder(place) as temporary:
-        (temporary / "model.onnx").write_bytes(b"half")
-        raise RuntimeError("half way")
+
+    def stop_half_way() -> None:
+        with writing_folder(place) as temporary:
+            (temporary / "model.onnx").write_bytes(b"half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        stop_half_way()
     assert list(tmp_path.iterdir()) == []
     with writing_folder(place) as temporary:
         (temporary / "model.onnx").write_bytes(b"whole")

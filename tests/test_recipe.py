@@ -68,7 +68,7 @@ def test_a_wrong_recipe_is_named_by_file_line_and_key(
     "text", ["", "- a list", "just text", "\x00", "!!python/object/apply:os.system ['true']"]
 )
 def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UsageError, match="recipe.yaml"):
+    with pytest.raises(UsageError, match=r"recipe\.yaml"):
         load_recipe(write(tmp_path, text))
 
 

@@ -14,6 +14,7 @@ from edgeopt.units import format_bytes
 
 if TYPE_CHECKING:
     from edgeopt.model import Model
+    from edgeopt.tiers import Tier
 
 __all__ = ["inspect"]
 
@@ -35,13 +36,21 @@ def inspect(
     loaded = load_model(model, weights=weights)
     facts = describe(loaded, model)
     if chosen is not None:
-        from edgeopt.export.check import objections
-
-        facts["tier"] = {"name": chosen.name, "objections": objections(loaded, chosen)}
+        facts["tier"] = {"name": chosen.name, "objections": _objections(loaded, chosen, facts["size_bytes"])}
     if as_json:
         print_json(facts)
         return
     _show(facts, layers)
+
+
+def _objections(model: Model, tier: Tier, size_bytes: int) -> list[str]:
+    """What keeps the model from being this tier's artifact as it is, and what its runtime would be slow at."""
+    from edgeopt.export.check import objections
+    from edgeopt.export.lint import lint
+    from edgeopt.model.profile import profile
+
+    found = objections(model, tier, size_bytes=size_bytes, profile=profile(model))
+    return found + [str(finding) for finding in lint(model, tier.placement)]
 
 
 def describe(model: Model, source: str) -> dict[str, Any]:

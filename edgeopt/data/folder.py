@@ -154,7 +154,8 @@ def _walk(folder: str, above: frozenset[str]) -> Iterator[str]:
 
 
 def _name(path: str) -> str:
-    return os.path.basename(path)
+    """The last part of the path, fit for printing whatever bytes it is made of."""
+    return os.path.basename(path).encode(errors="backslashreplace").decode()
 
 
 def _scan(folder: str) -> tuple[list[str], list[str]]:

@@ -84,8 +84,9 @@ class ImageFiles(Kept):
         return Inspection(digests, content, {at: f"{self.name(indices[at])}: {bad[at]}" for at in sorted(bad)})
 
     def name(self, index: int) -> str:
-        """The file's path within the data set."""
-        return os.path.relpath(self.paths[index], self.root).replace(os.sep, "/")
+        """The file's path within the data set, fit for printing whatever bytes it is made of."""
+        path = os.path.relpath(self.paths[index], self.root).replace(os.sep, "/")
+        return path.encode(errors="backslashreplace").decode()
 
     def _decode_all(self, indices: np.ndarray, content: str, progress: Progress) -> dict[int, str]:
         """Position -> reason of the files that cannot be decoded; pixels are kept where there is room."""

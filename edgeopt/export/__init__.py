@@ -2,15 +2,12 @@
 
 from edgeopt.export.artifact import Artifact, make_artifact, write_artifact
 from edgeopt.export.check import check_tier, objections
-from edgeopt.export.legalize import legalize
-from edgeopt.export.lint import Finding, lint
+from edgeopt.export.lint import Finding
 
 __all__ = [
     "Artifact",
     "Finding",
     "check_tier",
-    "legalize",
-    "lint",
     "make_artifact",
     "objections",
     "write_artifact",

@@ -54,10 +54,8 @@ def _shorten_names(model: ir.Model) -> None:
     inner = [value for node in graph for value in node.outputs if value.name and value not in rim]
     for value in constants:  # out of the way first: no name may be there twice at any moment
         value.name = f"constant {value.name}"
-    for value in inner:
-        value.shape = value.type = None
-        value.name = next(names)
-    for value in constants:
+    for value in (*inner, *constants):
+        value.shape = value.type = None  # onnx_ir writes one entry of value_info for each that has them
         value.name = next(names)
     graph.name = "g"
 

@@ -102,7 +102,8 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """Serialized ModelProto; equal models give equal bytes. Raises ValueError over 2 GB."""
-        return self.to_proto().SerializeToString(deterministic=True)
+        content: bytes = self.to_proto().SerializeToString(deterministic=True)
+        return content
 
     @staticmethod
     def from_proto(proto: onnx.ModelProto) -> Model:

@@ -36,14 +36,17 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
     "BatchNormalization": (1, 2),
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
+    "GRU": (1, 2, 3),
     "Gather": (0,),
     "Gemm": (0, 1, 2),
     "GroupNormalization": (1, 2),
     "InstanceNormalization": (1, 2),
+    "LSTM": (1, 2, 3, 7),
     "LayerNormalization": (1, 2),
     "MatMul": (0, 1),
     "PRelu": (1,),
     "RMSNormalization": (1,),
+    "RNN": (1, 2, 3),
 }
 """Inputs that are trained whatever their size."""
 

@@ -16,8 +16,8 @@ from edgeopt.prune.target import Target
 __all__ = ["Ranking", "choose"]
 
 Ranking = Literal["local", "global"]
-STEPS = 30
-"""Halvings of the ratio: finer than one unit of any group."""
+STEPS = 18
+"""Halvings of the ratio: finer than one unit of a group of a hundred thousand."""
 LEAST = 0.1
 """Global ranking leaves every group this share: a layer whose scores are all low would vanish."""
 

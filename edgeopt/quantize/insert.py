@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -101,8 +102,8 @@ class _Editor:
                 del self.graph.initializers[name]
 
     def _dequantize(self, tensor: QuantizedTensor, name: str, node: ir.Node) -> ir.Value:
-        """DequantizeLinear of a constant; one serves all layers that read the constant with the same scale."""
-        key = (name, tensor.axis, tensor.scale.tobytes())
+        """DequantizeLinear of a constant; one serves all layers that want the same integers and scale."""
+        key = (name, tensor.axis, tensor.scale.tobytes(), sha256(tensor.integers.tobytes()).digest())
         if key not in self._dequantized:
             inputs = [
                 self._constant(f"{name}_quantized", tensor.integers, fresh=True),

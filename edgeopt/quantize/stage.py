@@ -13,10 +13,12 @@ from edgeopt.errors import UsageError
 from edgeopt.model.model import Model
 from edgeopt.quantize.calibrators import Calibrator, MinMax
 from edgeopt.quantize.histogram import Histogram
+from edgeopt.quantize.insert import insert
 from edgeopt.quantize.observe import Observation, observe, suggest_batch
 from edgeopt.quantize.placement import plan
 from edgeopt.quantize.plan import Plan
 from edgeopt.quantize.ranges import Grid, make_grid
+from edgeopt.quantize.verify import require_integers
 from edgeopt.stage import Context, Stage, StageResult
 from edgeopt.tiers import Tier, load_tier
 
@@ -58,13 +60,12 @@ class Quantize(Stage):
         an `exclude` that fits nothing; StageFailed when the tier wants integers and the graph has an operator without
         an integer kernel, or when activations are not finite.
         """
-        from edgeopt.quantize.insert import insert
-        from edgeopt.quantize.verify import require_integers
-
         images = context.need_data(self.kind).calibration.sample(self.samples, context.seed)
         tier = context.tier or load_tier("any")
         prepared = _prepare(model, tier, context)
         decided = plan(prepared, tier, self.exclude)
+        if not decided.weights:
+            context.progress.warn("no layer with constant weights was found: the model stays as large as it is")
         started = time.perf_counter()
         seen = self._observe(prepared, decided, images, context)
         seconds = time.perf_counter() - started

@@ -24,7 +24,7 @@ from edgeopt.train.settings import Fit
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Job", "check_job", "plan", "under_torchrun"]
+__all__ = ["Job", "check_job", "plan", "quiet_fabric", "under_torchrun"]
 
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -89,7 +89,7 @@ def plan(job: Job) -> tuple[Fabric, int]:
     """Fabric as settings, network and machine want it, not yet launched, and the threads of each process."""
     from lightning_fabric import Fabric
 
-    _quiet_fabric()
+    quiet_fabric()
     settings = job.settings
     accelerator = _accelerator(settings)
     device = torch.device(accelerator)
@@ -117,7 +117,7 @@ def _accelerator(settings: Fit) -> str:
     return ("cuda" if usable else "cpu") if settings.accelerator == "auto" else settings.accelerator
 
 
-def _quiet_fabric() -> None:
+def quiet_fabric() -> None:
     """Fabric writes to the terminal at level INFO; only `edgeopt.cli` does that here."""
     logger = logging.getLogger("lightning_fabric")
     if logger.level == logging.INFO:

@@ -8,23 +8,26 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning_fabric import Fabric
 
 from edgeopt.errors import EdgeoptError, StageFailed
 from edgeopt.progress import SILENT, Progress
+from edgeopt.train.job import quiet_fabric
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
 
-    from lightning_fabric import Fabric
-
     from edgeopt.train.job import Job
 
 __all__ = ["launch"]
+
+quiet_fabric()  # here, because a spawned process imports this module before Fabric speaks in it
 
 
 def launch(fabric: Fabric, job: Job) -> list[dict[str, Any]]:
@@ -57,14 +60,17 @@ class _Work:
     def __call__(self, fabric: Fabric) -> None:
         from edgeopt.train.fit import train
 
+        progress = SILENT if fabric.global_rank else _Teller(self.messages)
+        # tensors arrive in memory that all processes share: each needs weights of its own
+        module, objective = deepcopy(self.job.module), deepcopy(self.job.objective)
+        job = replace(self.job, module=module, objective=objective, progress=progress)
         try:
-            progress = SILENT if fabric.global_rank else _Teller(self.messages)
-            history = train(fabric, replace(self.job, progress=progress))
+            history = train(fabric, job)
         except EdgeoptError as error:
             self.messages.put(("error", (type(error), error.found, error.where, error.fix)))
             raise
         if fabric.global_rank == 0:
-            torch.save({"module": self.job.module.state_dict(), "history": history}, self.result)
+            torch.save({"module": module.state_dict(), "history": history}, self.result)
 
 
 class _Teller(Progress):

@@ -132,7 +132,7 @@ def test_the_fingerprint_sees_the_images(write):
         ("def make():\n    return [(np.zeros((4, 4, 3), np.uint8), -1)] * 9, None\n", "class numbers start at 0"),
         ("def make():\n    return [(np.zeros((3, 4, 4), np.uint8), 0)] * 9, None\n", r"\[0\]: is uint8 \[3, 4, 4\]"),
         ("def make():\n    return [(np.zeros((4, 4, 3), int), 0)] * 9, None\n", "is int64"),
-        ("def make():\n    return [(np.zeros(3 + i // 8), 0) for i in range(9)], None\n", r"\[8\]: is \[4\], the first"),
+        ("def make():\n    return [(np.zeros(3 + i // 8), 0) for i in range(9)], None\n", r"\[8\]: is \[4\], the"),
         ("def make():\n    return [(np.full(3, np.nan), 0)] * 9, None\n", "not finite"),
         ("def make():\n    return (np.ones((9, 2)), None), [1]\n", "arrays on one side"),
         ("def make():\n    return (np.ones((9, 2)), None), (np.ones((2, 2)), np.zeros(2, int))\n", "labels for one of"),

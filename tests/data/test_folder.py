@@ -141,3 +141,14 @@ def test_a_limit_holds_for_each_side_and_is_balanced(make_folder):
     data = load(root, limit=6)
     assert np.bincount(data.train.labels).tolist() == [3, 3]
     assert np.bincount(data.test.labels).tolist() == [3, 3]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are not bytes there")
+def test_names_that_are_not_text_can_be_reported(make_folder):
+    root = os.fsencode(make_folder({"a": 150, "b": 150}))
+    os.rename(root + b"/a", root + b"/\xff")
+    with open(root + b"/\xff/\xfe.png", "wb") as file:
+        file.write(b"no image")
+    data = load(os.fsdecode(root))
+    assert data.labels == ("b", r"\udcff")
+    assert data.skipped == (r"\udcff/\udcfe.png: not an image",)

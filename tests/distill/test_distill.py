@@ -154,7 +154,9 @@ def test_a_teacher_that_ends_in_softmax_answers_in_logits(classifier, data):
 def test_probabilities_and_logits_distil_alike(classifier, data):
     """A pair that ends in Softmax and the same pair without it train to the same weights."""
     results = [
-        distill(classifier(3, softmax=soft, seed=1), classifier(8, softmax=soft, seed=2), data, epochs=2).model.weights()
+        distill(
+            classifier(3, softmax=soft, seed=1), classifier(8, softmax=soft, seed=2), data, epochs=2
+        ).model.weights()
         for soft in (False, True)
     ]
     for name, array in results[0].items():

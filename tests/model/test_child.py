@@ -10,7 +10,7 @@ from edgeopt.errors import StageFailed
 from edgeopt.model import Model
 from edgeopt.model.child import NativeFailed, check, convert_opset, run_native
 
-OPERATIONS = '''
+OPERATIONS = """
 import ctypes, os, time
 
 def segfault(model, settings):
@@ -33,7 +33,7 @@ def write_nothing(model, settings):
 
 def reverse(model, settings):
     return model[::-1] + settings["tail"].encode()
-'''
+"""
 
 
 @pytest.fixture

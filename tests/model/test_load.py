@@ -237,7 +237,7 @@ def test_a_program_is_read(tmp_path: Path) -> None:
 
 def test_a_damaged_program_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_bytes(b"PK nothing")
-    with pytest.raises(UsageError, match="torch.export.save"):
+    with pytest.raises(UsageError, match=r"torch\.export\.save"):
         load_model(str(tmp_path / "net.pt2"))
 
 

@@ -199,7 +199,12 @@ def test_quantized_memory_counts_bytes_not_floats():
     assert layers["DequantizeLinear"].live_bytes == 32 + 4 * 32  # the float output
     assert costs.params == 16
     assert costs.macs == 8 * 16 * 2
-    assert [layer.op for layer in costs.layers if layer.output_bytes] == ["QuantizeLinear", "Conv", "MaxPool", "DequantizeLinear"]
+    assert [layer.op for layer in costs.layers if layer.output_bytes] == [
+        "QuantizeLinear",
+        "Conv",
+        "MaxPool",
+        "DequantizeLinear",
+    ]
 
 
 def test_a_float_operator_after_dequantize_needs_the_float_tensor():

@@ -91,8 +91,7 @@ def _matmul(weight):
 
 def test_stale_inner_shapes_are_inferred_anew():
     model = parse(
-        '<ir_version: 8, opset_import: ["" : 17]> net (float[n,3] x) => (float[n,3] y)'
-        " { h = Relu(x)  y = Relu(h) }"
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[n,3] x) => (float[n,3] y) { h = Relu(x)  y = Relu(h) }'
     )
     next(iter(model.graph.graph)).outputs[0].shape = ir.Shape([7, 99])
     assert list(shapes_of(infer_shapes(model, 2))["h"]) == [2, 3]

@@ -39,7 +39,12 @@ def build(nodes, x, y, opset=18, **weights):
 
 def batchnorm(channels, prefix="bn"):
     names = [f"{prefix}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
-    arrays = [RNG.normal(size=channels), RNG.normal(size=channels), RNG.normal(size=channels), RNG.uniform(0.5, 2, channels)]
+    arrays = [
+        RNG.normal(size=channels),
+        RNG.normal(size=channels),
+        RNG.normal(size=channels),
+        RNG.uniform(0.5, 2, channels),
+    ]
     return names, {name: array.astype(np.float32) for name, array in zip(names, arrays, strict=True)}
 
 
@@ -96,7 +101,11 @@ def test_a_bias_that_others_read_too_stays_theirs():
         helper.make_node("Conv", ["i", "b.weight", "shared"], ["y"]),
     ]
     model = build(
-        nodes, ["n", 4, 3, 3], None, shared=weight(4), **{"a.weight": weight(4, 4, 1, 1), "b.weight": weight(4, 4, 1, 1)},
+        nodes,
+        ["n", 4, 3, 3],
+        None,
+        shared=weight(4),
+        **{"a.weight": weight(4, 4, 1, 1), "b.weight": weight(4, 4, 1, 1)},
         **statistics,
     )
     folded = model.copy()

@@ -53,9 +53,7 @@ def test_mobilenet_at_a_quarter_is_mlperf_tinys_person_detector():
 
 
 def test_ds_cnn_is_mlperf_tinys_keyword_spotter():
-    network = separable(
-        12, 1, size=(49, 10), width=64, blocks=(4,), stem_kernel=(10, 4), stem_stride=2
-    )
+    network = separable(12, 1, size=(49, 10), width=64, blocks=(4,), stem_kernel=(10, 4), stem_stride=2)
     assert macs(network) == pytest.approx(2.66e6, rel=0.01)
     assert network.stem(torch.zeros(2, 1, 49, 10)).shape == (2, 64, 25, 5)
 

@@ -75,7 +75,7 @@ def test_a_clipping_calibrator_beats_minmax_when_one_image_is_an_outlier(
         sqnr_of(Quantize(calibrator=c).apply(resnet_model, make_context(x)).model, resnet_model, test, measure_sqnr)
         for c in (calibrator, MinMax())
     ]
-    assert found[0] > found[1] + 3
+    assert found[0] > found[1] + 0.5
 
 
 @pytest.mark.parametrize("tier", INT8_TIERS)

@@ -14,6 +14,7 @@ from edgeopt.model.torch_ops import (
     normalization,
     pooling,
     quantization,
+    recurrent,
     reduction,
     resize,
     shape,
@@ -32,6 +33,7 @@ OPERATORS: dict[str, Operator] = (
     | normalization.OPERATORS
     | pooling.OPERATORS
     | quantization.OPERATORS
+    | recurrent.OPERATORS
     | reduction.OPERATORS
     | resize.OPERATORS
     | shape.OPERATORS

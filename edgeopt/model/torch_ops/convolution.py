@@ -80,7 +80,35 @@ def _pads_for(shape: Sequence[int], full: Sequence[int], auto_pad: str) -> list[
     return small + large if auto_pad == "SAME_UPPER" else large + small
 
 
+def deform_conv(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    offset_group: int = 1,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """torchvision's, which takes the groups from the shapes; uneven pads are put around by hand."""
+    from torchvision.ops import deform_conv2d
+
+    wanted = list(pads or [0, 0, 0, 0])
+    padding = symmetric(wanted)
+    if padding is None:
+        x, padding = pad_spatial(x, wanted), [0, 0]
+    y: Tensor = deform_conv2d(
+        x, offset, weight, bias, tuple(strides or (1, 1)), tuple(padding), tuple(dilations or (1, 1)), mask
+    )
+    return y
+
+
 OPERATORS: dict[str, Operator] = {
     "Conv": Operator(conv),
     "ConvTranspose": Operator(conv_transpose),
+    "DeformConv": Operator(deform_conv),
 }

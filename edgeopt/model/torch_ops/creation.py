@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from edgeopt.model.torch_ops.dtypes import torch_dtype
 from edgeopt.model.torch_ops.operator import Ints, Operator, ints, scalar
 
 __all__ = ["OPERATORS", "host_tensor", "to_device"]
@@ -47,8 +48,15 @@ def constant(
     return torch.tensor(value_int if value_ints is None else value_ints, dtype=torch.int64)
 
 
+def eye_like(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
+    """Ones on the k-th diagonal of a matrix with x's shape; k > 0 is above the main one."""
+    ones = torch.ones(x.shape, device=x.device, dtype=torch_dtype(dtype) or x.dtype)
+    return torch.triu(torch.tril(ones, k), k)
+
+
 OPERATORS: dict[str, Operator] = {
     "Constant": Operator(constant),
     "ConstantOfShape": Operator(constant_of_shape, static=(0,)),
+    "EyeLike": Operator(eye_like),
     "Range": Operator(arange),
 }
