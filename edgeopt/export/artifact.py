@@ -5,8 +5,11 @@ from.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from edgeopt.atomic import write_atomic
 from edgeopt.export.check import check_tier
@@ -15,6 +18,7 @@ from edgeopt.export.precision import precision_of
 from edgeopt.export.strip import strip
 from edgeopt.model.model import Model
 from edgeopt.model.profile import profile
+from edgeopt.model.simplify import random_feeds
 from edgeopt.progress import SILENT, Progress
 from edgeopt.tiers import Tier
 from edgeopt.tiers.tier import Precision
@@ -33,22 +37,30 @@ class Artifact:
     precision: Precision
 
 
-def make_artifact(model: Model, tier: Tier, *, progress: Progress = SILENT) -> Model:
-    """The model in the tier's form, which meets the tier. Raises StageFailed naming every limit that it
-    does not.
+def make_artifact(
+    model: Model,
+    tier: Tier,
+    *,
+    feeds: Mapping[str, np.ndarray] | None = None,
+    progress: Progress = SILENT,
+) -> Model:
+    """The model in the tier's form, which meets the tier; `feeds` is one sample it is tried on (none: noise).
+
+    Raises StageFailed naming every limit that it does not meet.
     """
-    legal = legalize(model, tier, progress=progress)
+    feeds = feeds or random_feeds(model, 1)
+    legal = legalize(model, tier, feeds=feeds, progress=progress)
     shipped = strip(legal) if tier.strip else legal
     check_tier(legal, tier, len(shipped.to_bytes()), profile(legal))
     if tier.strip:
-        verify(model, shipped, tier)
+        verify(model, shipped, tier, feeds)
     return shipped
 
 
 def write_artifact(model: Model, tier: Tier, folder: Path, *, progress: Progress = SILENT) -> Artifact:
     """Write `folder/model.onnx` for `tier`, atomically.
 
-    They were run beside `model` in onnxruntime before they appear. Raises StageFailed when the tier is not
+    Its bytes are run beside `model` in onnxruntime before they appear. Raises StageFailed when the tier is not
     met, the file cannot be written, or onnxruntime computes something else from it; what was there stays.
     """
     legal = make_artifact(model, tier, progress=progress)

@@ -15,14 +15,14 @@ import onnx
 import onnx_ir as ir
 
 from edgeopt.errors import StageFailed
+from edgeopt.export.overflow import LARGEST_HALF
 from edgeopt.model.child import model_name
 from edgeopt.model.model import Model
 from edgeopt.model.passes import remove_dead
 from edgeopt.model.shapes import infer_shapes
 
-__all__ = ["LARGEST_HALF", "to_half"]
+__all__ = ["to_half"]
 
-LARGEST_HALF = 65504.0
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 MAKES_FLOAT = frozenset({"Cast", "ConstantOfShape"})
 """Their output type is an attribute."""
@@ -31,30 +31,14 @@ MAKES_FLOAT = frozenset({"Cast", "ConstantOfShape"})
 def to_half(model: Model) -> Model:
     """A new model that computes in float16, float32 at its inputs and outputs.
 
-    Scalars beyond +-65504 (bounds and mask fills, which mean "very large") become that. Raises StageFailed
-    naming weights that do not fit into float16, and on control flow.
+    Numbers beyond +-65504 become that: right for bounds and mask fills, which mean "very large"; for weights
+    and activations ask `refuse_overflow` first. Raises StageFailed on control flow.
     """
-    _refuse_overflow(model)
     _refuse_control_flow(model)
     changed = infer_shapes(model, None)
     _Converter(changed.graph).convert()
     remove_dead(changed.graph)
     return changed
-
-
-def _refuse_overflow(model: Model) -> None:
-    over = {
-        name: float(np.abs(array).max())
-        for name, array in model.weights().items()
-        if array.dtype == np.float32 and array.size > 1 and _largest_finite(array) > LARGEST_HALF
-    }
-    if over:
-        listed = ", ".join(f"{name} ({largest:.3g})" for name, largest in list(over.items())[:5])
-        raise StageFailed(
-            f"{len(over)} weights do not fit into float16, whose largest number is {LARGEST_HALF:g}: {listed}",
-            where=model_name(model),
-            fix="quantize to int8, or choose a tier that accepts fp32",
-        )
 
 
 def _refuse_control_flow(model: Model) -> None:
@@ -66,10 +50,6 @@ def _refuse_control_flow(model: Model) -> None:
                 where=model_name(model),
                 fix="export the model without data-dependent control flow, or choose a tier that accepts fp32",
             )
-
-
-def _largest_finite(array: np.ndarray) -> float:
-    return float(np.abs(np.where(np.isfinite(array), array, 0)).max(initial=0.0))
 
 
 class _Converter:

@@ -4,10 +4,13 @@ ballast.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from edgeopt.errors import StageFailed
 from edgeopt.export.half import to_half
+from edgeopt.export.overflow import refuse_overflow
 from edgeopt.export.precision import precision_of
 from edgeopt.model.child import NativeFailed, convert_opset
 from edgeopt.model.model import Model
@@ -25,32 +28,38 @@ TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2e-2}
 other level."""
 
 
-def legalize(model: Model, tier: Tier, *, progress: Progress = SILENT) -> Model:
+def legalize(
+    model: Model,
+    tier: Tier,
+    *,
+    feeds: Mapping[str, np.ndarray] | None = None,
+    progress: Progress = SILENT,
+) -> Model:
     """The model as `tier` takes it, with names (`strip` takes them out last); metadata is kept.
 
     A float model takes the tier's first float precision, with float32 inputs and outputs. An int8 model
     keeps its Q/DQ nodes as they are. An opset that the converter cannot reach is left at the model's own.
-    Raises StageFailed when the tier's form computes something else, or float16 cannot hold the weights.
+    `feeds` is one sample that the form is tried on; none: noise. Raises StageFailed when the form computes
+    something else, or float16 cannot hold the weights or the activations.
     """
+    feeds = feeds or random_feeds(model, 1)
     batch = None if tier.dynamic_batch else 1
     if precision_of(model) == "int8":
         legal = infer_shapes(model, batch)
     else:
         legal = simplify(model, batch=batch, progress=progress)
-    legal = _to_opset(legal, tier.opset, progress)
+    legal = _to_opset(legal, tier.opset, feeds, progress)
     if precision_of(legal) == "fp32" and _float_precision(tier) == "fp16":
+        refuse_overflow(legal, feeds)
         legal = to_half(legal)
-    verify(model, legal, tier)
+    verify(model, legal, tier, feeds)
     return legal
 
 
-def verify(before: Model, after: Model, tier: Tier) -> None:
-    """Run both on noise with the tier's session options. Raises StageFailed unless outputs are finite and
-    agree.
-    """
+def verify(before: Model, after: Model, tier: Tier, feeds: Mapping[str, np.ndarray]) -> None:
+    """Run both on `feeds` with the tier's session options; StageFailed unless outputs are finite and agree."""
     from edgeopt.model.runtime import open_session, run
 
-    feeds = random_feeds(after, 1)
     expected, found = (run(open_session(model, threads=1, entries=tier.session), feeds) for model in (before, after))
     if not all(np.isfinite(output).all() for output in found if output.dtype.kind == "f"):
         raise StageFailed(
@@ -71,14 +80,14 @@ def _float_precision(tier: Tier) -> Precision | None:
     return next((precision for precision in tier.precisions if precision != "int8"), None)
 
 
-def _to_opset(model: Model, opset: int, progress: Progress) -> Model:
+def _to_opset(model: Model, opset: int, feeds: Mapping[str, np.ndarray], progress: Progress) -> Model:
     """The model in that opset, or as it is when the converter cannot, or changes what it computes."""
     own = model.graph.opset_imports.get("", 0)
     if own == opset:
         return model
     try:
         converted = infer_shapes(convert_opset(model, opset), None)
-        verify(model, converted, Tier(name="opset", description="", precisions=("fp32", "fp16", "int8")))
+        verify(model, converted, Tier(name="opset", description="", precisions=("fp32",)), feeds)
     except NativeFailed as error:
         progress.warn(f"{error}; the artifact stays at opset {own}")
         return model

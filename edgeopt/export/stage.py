@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from edgeopt.errors import UsageError
 from edgeopt.model import Model
 from edgeopt.stage import Context, Stage, StageResult
@@ -29,7 +31,7 @@ class Export(Stage):
 
         if context.tier is None:
             raise UsageError("export needs a tier", fix="give it --tier (or `tiers:` in the recipe)")
-        artifact = make_artifact(model, context.tier, progress=context.progress)
+        artifact = make_artifact(model, context.tier, feeds=_one_image(model, context), progress=context.progress)
         precision = precision_of(artifact)
         findings = lint(artifact, context.tier.placement) if precision == "int8" else []
         facts = {
@@ -39,3 +41,10 @@ class Export(Stage):
             "warnings": [str(finding) for finding in findings],
         }
         return StageResult(artifact, facts)
+
+
+def _one_image(model: Model, context: Context) -> dict[str, np.ndarray] | None:
+    """A calibration image to try the artifact on, where there is one and the model takes one input."""
+    if context.data is None or len(context.data.calibration) == 0 or len(model.inputs) != 1:
+        return None
+    return {model.inputs[0].name: context.data.calibration.read(np.arange(1)).x}

@@ -97,9 +97,7 @@ def _serialize(model: Model, name: str) -> bytes:
     try:
         return model.to_bytes()
     except Exception as error:  # protobuf raises ValueError, EncodeError or its own, by version
-        raise StageFailed(
-            f"cannot be serialized ({' '.join(str(error).split())[:200]})", where=name
-        ) from error
+        raise StageFailed(f"cannot be serialized ({' '.join(str(error).split())[:200]})", where=name) from error
 
 
 def _failure(operation: str, name: str, ended: subprocess.CompletedProcess[bytes]) -> NativeFailed:
@@ -111,9 +109,5 @@ def _failure(operation: str, name: str, ended: subprocess.CompletedProcess[bytes
             cause = f"signal {-ended.returncode}"
         return NativeFailed(f"{operation} crashed ({cause})", reason="crash", where=name)
     if ended.returncode == 3:
-        return NativeFailed(
-            f"{operation} refused ({lines or 'no reason given'})", reason="refused", where=name
-        )
-    return NativeFailed(
-        f"{operation} ended with exit code {ended.returncode} ({lines})", reason="crash", where=name
-    )
+        return NativeFailed(f"{operation} refused ({lines or 'no reason given'})", reason="refused", where=name)
+    return NativeFailed(f"{operation} ended with exit code {ended.returncode} ({lines})", reason="crash", where=name)

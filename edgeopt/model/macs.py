@@ -57,9 +57,7 @@ def einsum(node: ir.Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> 
     if len(terms) != 2 or "." in equation:
         return 0
     extents = {
-        index: dim
-        for term, shape in zip(terms, inputs, strict=True)
-        for index, dim in zip(term, shape, strict=True)
+        index: dim for term, shape in zip(terms, inputs, strict=True) for index, dim in zip(term, shape, strict=True)
     }
     return math.prod(extents.values())
 

@@ -35,9 +35,7 @@ def infer_shapes(model: Model, batch: int | None = 1) -> Model:
     for value in _inner_values(shaped.graph):
         value.shape = None
     skeleton = Model(_without_weights(shaped.graph), model.meta)
-    answer = ir.from_proto(
-        onnx.load_from_string(run_native("infer_shapes", skeleton, name=model_name(model)))
-    )
+    answer = ir.from_proto(onnx.load_from_string(run_native("infer_shapes", skeleton, name=model_name(model))))
     inferred = {value.name: value for value in _inner_values(answer)}
     for value in _inner_values(shaped.graph):
         found = inferred.get(value.name)
@@ -58,14 +56,10 @@ def measure_shapes(model: Model) -> Model:
     """
     from edgeopt.model.runtime import open_session, run
 
-    open_values = [
-        value for value in _inner_values(model.graph) if static_shape(value) is None and value.name
-    ]
+    open_values = [value for value in _inner_values(model.graph) if static_shape(value) is None and value.name]
     probe = model.to_proto()
     known = {output.name for output in probe.graph.output}
-    probe.graph.output.extend(
-        onnx.ValueInfoProto(name=value.name) for value in open_values if value.name not in known
-    )
+    probe.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in open_values if value.name not in known)
     if not all(isinstance(dim, int) for info in model.inputs for dim in info.shape):
         return model
     feeds = {info.name: np.zeros([int(dim) for dim in info.shape], info.dtype) for info in model.inputs}
@@ -116,9 +110,7 @@ def _merge(inferred: ir.Shape | None, claimed: ir.Shape | None) -> ir.Shape | No
     """What was inferred, with the claimed dims (a number, or a name people gave) where inference has none."""
     if inferred is None or claimed is None or inferred.rank() != claimed.rank():
         return inferred if inferred is not None else claimed
-    return ir.Shape(
-        [new if isinstance(new, int) else old for new, old in zip(inferred, claimed, strict=True)]
-    )
+    return ir.Shape([new if isinstance(new, int) else old for new, old in zip(inferred, claimed, strict=True)])
 
 
 def _first_symbol(value: ir.Value) -> str | None:

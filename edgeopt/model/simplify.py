@@ -20,7 +20,7 @@ from edgeopt.model.passes import (
 from edgeopt.model.shapes import infer_shapes
 from edgeopt.progress import SILENT, Progress
 
-__all__ = ["TOLERANCE", "same_outputs", "simplify", "split_batchnorm"]
+__all__ = ["TOLERANCE", "random_feeds", "same_outputs", "simplify", "split_batchnorm"]
 
 TOLERANCE = 1e-4
 """Largest max|difference| / max|reference| that rounding explains when float operators are fused."""
@@ -87,10 +87,7 @@ def random_feeds(model: Model, batch: int, seed: int = 0) -> dict[str, np.ndarra
     generator = np.random.default_rng(seed)
     feeds = {}
     for info in model.inputs:
-        shape = [
-            dim if isinstance(dim, int) else (batch if axis == 0 else 1)
-            for axis, dim in enumerate(info.shape)
-        ]
+        shape = [dim if isinstance(dim, int) else (batch if axis == 0 else 1) for axis, dim in enumerate(info.shape)]
         noise = generator.standard_normal(shape)
         feeds[info.name] = noise.astype(info.dtype) if info.dtype.kind == "f" else np.zeros(shape, info.dtype)
     return feeds

@@ -36,6 +36,7 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
     "BatchNormalization": (1, 2),
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
+    "DeformConv": (1, 3),
     "GRU": (1, 2, 3),
     "Gather": (0,),
     "Gemm": (0, 1, 2),
@@ -111,9 +112,9 @@ def _is_trained(value: ir.Value) -> bool:
     if value.const_value is None or not value.const_value.dtype.is_floating_point():
         return False
     roles = [_role(use.node, use.idx) for use in value.uses()]
-    if "constant" in roles or not roles:
+    if "constant" in roles or not roles or is_frozen(value):
         return False
-    return "weight" in roles or (value.const_value.size > 1 and not is_frozen(value))
+    return "weight" in roles or value.const_value.size > 1
 
 
 def _role(node: ir.Node, index: int) -> str:
@@ -180,8 +181,7 @@ class _Builder:
         result.meta["onnx"] = node.name
         if host:
             self.host.update(node.outputs)
-        used = len(node.outputs)
-        if used == 1:
+        if len(node.outputs) == 1:
             self.nodes[node.outputs[0]] = result
             return
         for index, output in enumerate(node.outputs):
@@ -227,7 +227,7 @@ class _Builder:
         keywords = {}
         accepted = _accepted(operator)
         for name, attribute in node.attributes.items():
-            if accepted is not None and name not in accepted:
+            if name not in accepted:
                 raise UsageError(f"its attribute {name!r} is not covered", where=_where(node), fix="export without it")
             keywords[name] = self._attribute(node, name, attribute)
         return keywords
@@ -271,8 +271,8 @@ def _operator_of(node: ir.Node) -> Operator:
     return operator
 
 
-def _accepted(operator: Operator) -> set[str] | None:
-    """Names of keyword arguments; None for a torch builtin that has no signature (and no attributes)."""
+def _accepted(operator: Operator) -> set[str]:
+    """Names of the attributes it takes; a torch builtin, which has no signature, takes none."""
     try:
         return set(inspect.signature(operator.function).parameters)
     except ValueError:

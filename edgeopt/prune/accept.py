@@ -10,14 +10,12 @@ import numpy as np
 
 from edgeopt.errors import StageFailed
 from edgeopt.model import Model
-from edgeopt.prune.equivalence import Difference, compare
+from edgeopt.prune.equivalence import TOLERANCE, Difference, compare
 from edgeopt.prune.groups import Group, Plan
 from edgeopt.prune.surgery import CannotRemove, remove
 
 __all__ = ["Proven", "prune_proven", "without"]
 
-TOLERANCE = 1e-4
-"""Largest accepted relative difference; right prunings of float32 networks stay near 1e-6."""
 ROUNDS = 50
 
 

@@ -10,10 +10,11 @@ from pydantic import Field
 
 from edgeopt.model import Model
 from edgeopt.model.profile import profile
-from edgeopt.prune.accept import TOLERANCE, Proven, prune_proven
+from edgeopt.prune.accept import Proven, prune_proven
 from edgeopt.prune.choose import Ranking, choose
 from edgeopt.prune.cost import Cost
 from edgeopt.prune.criteria import L2, Criterion
+from edgeopt.prune.equivalence import TOLERANCE
 from edgeopt.prune.groups import Plan, make_plan
 from edgeopt.prune.target import Target
 from edgeopt.prune.trace import trace

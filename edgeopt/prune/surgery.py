@@ -12,7 +12,7 @@ from edgeopt.prune.permute import gather_ragged
 __all__ = ["CannotRemove", "Cut", "remove"]
 
 
-class CannotRemove(Exception):  # noqa: N818 - a refusal, not an error
+class CannotRemove(Exception):
     """These units cannot leave in this combination; `units` are their numbers."""
 
     def __init__(self, units: np.ndarray, reason: str) -> None:

@@ -13,6 +13,10 @@ from edgeopt.units import format_bytes
 
 __all__ = ["CHARTS", "Chart", "draw"]
 
+FAR_BELOW = 0.5
+"""A stage with less than this share of the baseline's accuracy, such as a network before its training, would flatten
+everything else: it stands in the list of stages only."""
+
 Costed = Row | StageRow | Baseline
 
 
@@ -60,7 +64,9 @@ def _tick(shares: list[float]) -> Callable[[float], str]:
 
 def _points(report: Report, chart: Chart, labelled: bool) -> list[Point]:
     points = [_baseline(base, chart, labelled) for base in dict.fromkeys(r.baseline for r in report.tiers)]
-    points += [_stage(stage, chart) for stage in report.stages if labelled and stage.tier is None]
+    floor = FAR_BELOW * max((base.accuracy or 0.0 for base in (row.baseline for row in report.tiers)), default=0.0)
+    shared = [stage for stage in report.stages if labelled and stage.tier is None]
+    points += [_stage(stage, chart) for stage in shared if (stage.accuracy or 0.0) >= floor]
     points += [_tier(row, chart, labelled, n) for n, row in enumerate(report.tiers)]
     return [point for point in points if point is not None]
 

@@ -7,6 +7,8 @@ from onnx import helper, numpy_helper
 from edgeopt.model import Model
 from edgeopt.tiers import Tier
 
+ZERO = np.int8(0)
+
 
 @pytest.fixture
 def build():
@@ -58,7 +60,7 @@ def float_net(build):
 def qdq_net(build):
     """Q -> DQ -> Conv -> Relu -> Q -> DQ -> Softmax or output. Arguments break one rule each."""
 
-    def make(*, zero=np.int8(0), axis=0, scales=4, bias=False, pair_before_relu=False, softmax=False, weight_zero=0):
+    def make(*, zero=ZERO, axis=0, scales=4, bias=False, pair_before_relu=False, softmax=False, weight_zero=0):
         random = np.random.default_rng(0)
         weights = {
             "s": np.float32(0.05),

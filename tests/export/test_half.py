@@ -7,6 +7,7 @@ from onnx import helper, numpy_helper
 
 from edgeopt.errors import StageFailed
 from edgeopt.export.half import to_half
+from edgeopt.export.overflow import refuse_overflow
 from edgeopt.model.runtime import open_session, run
 
 RNG = np.random.default_rng(0)
@@ -84,9 +85,23 @@ def test_inputs_and_outputs_stay_float32(float_net):
 
 
 def test_a_weight_that_does_not_fit_is_named(build):
+    x = {"x": np.zeros((2, 4), F32)}
     model = build([node("Mul", "x big")], [2, 4], {"big": np.array([1, 2, 70000, 3], F32)})
     with pytest.raises(StageFailed, match=r"big \(7e\+04\)"):
-        to_half(model)
+        refuse_overflow(model, x)
+
+
+def test_an_activation_that_does_not_fit_is_named(build):
+    """onnxruntime on a CPU would compute exp(12) = 162755 in a float16 graph as if it were float32."""
+    model = build([node("Exp", "x", "h"), node("Log", "h")], [2], {})
+    with pytest.raises(StageFailed, match=r"1 activations do not fit .*: h \(1.63e\+05\)"):
+        refuse_overflow(model, {"x": np.array([1, 12], F32)})
+    refuse_overflow(model, {"x": np.array([1, 11], F32)})
+
+
+def test_large_scalars_are_bounds_and_pass(build):
+    model = build([node("Clip", "x lo hi")], [2], {"lo": F32(-3e38), "hi": F32(3e38)})
+    refuse_overflow(model, {"x": np.zeros(2, F32)})
 
 
 def test_control_flow_is_refused_by_name(build):

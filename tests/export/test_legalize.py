@@ -13,6 +13,7 @@ from edgeopt.export.legalize import legalize, verify
 from edgeopt.export.precision import precision_of
 from edgeopt.model.child import NativeFailed
 from edgeopt.model.runtime import open_session, run
+from edgeopt.model.simplify import random_feeds
 from edgeopt.progress import Progress
 
 
@@ -78,11 +79,17 @@ def test_a_form_that_computes_something_else_is_not_accepted(float_net, tier):
     bias = other.graph.graph.initializers["head.bias"]
     bias.const_value = ir.tensor(bias.const_value.numpy() + 1, name="head.bias")
     with pytest.raises(StageFailed, match="differs from the model"):
-        verify(float_net, other, tier())
+        verify(float_net, other, tier(), random_feeds(float_net, 1))
 
 
-def test_a_form_that_overflows_is_not_accepted(build, tier):
-    nodes = [helper.make_node("Mul", ["x", "k"], ["h"]), helper.make_node("Exp", ["h"], ["y"])]
-    model = build(nodes, ["n", 50], {"k": np.full(50, 20, np.float32)})
+def test_half_precision_that_overflows_on_the_sample_is_not_accepted(build, tier):
+    model = build([helper.make_node("Exp", ["x"], ["h"]), helper.make_node("Log", ["h"], ["y"])], ["n", 2], {})
+    feeds = {"x": np.array([[1, 12]], np.float32)}
+    with pytest.raises(StageFailed, match="1 activations do not fit into float16"):
+        legalize(model, tier(precisions=("fp16",)), feeds=feeds)
+
+
+def test_outputs_that_are_not_finite_are_not_accepted(build, tier):
+    model = build([helper.make_node("Log", ["x"], ["y"])], ["n", 2], {})
     with pytest.raises(StageFailed, match="NaN or infinite"):
-        legalize(model, tier(precisions=("fp16",)))
+        verify(model, model, tier(), {"x": np.array([[-1, 1]], np.float32)})

@@ -1,5 +1,7 @@
 """The same computation in fewer bytes."""
 
+from itertools import pairwise
+
 import numpy as np
 from onnx import helper
 
@@ -43,7 +45,7 @@ def test_attributes_that_matter_stay(build):
 
 def test_more_values_than_letters_get_names_of_their_own(build):
     names = ["x", *(f"value_{index}" for index in range(200)), "y"]
-    nodes = [helper.make_node("Neg", [a], [b]) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [helper.make_node("Neg", [a], [b]) for a, b in pairwise(names)]
     bare = strip(build(nodes, [2], {}))
     values = [node.outputs[0].name for node in bare.graph.graph]
     assert len(set(values)) == len(values) == 201

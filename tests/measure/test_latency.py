@@ -44,7 +44,7 @@ def test_every_round_times_every_model_once_in_changing_order():
     calls = []
     names = ["a", "b", "c"]
     fakes = {name: Fake(name, calls) for name in names}
-    found = time_sessions(fakes, dict.fromkeys(names, {}), rounds=20)
+    found = time_sessions(fakes, {name: {} for name in names}, rounds=20)
     timed = calls[-60:]  # after the warm-up
     rounds = [timed[start : start + 3] for start in range(0, 60, 3)]
     assert all(sorted(one) == names for one in rounds)
@@ -57,7 +57,7 @@ def test_the_order_is_that_of_the_seed():
     def order(seed):
         calls = []
         fakes = {name: Fake(name, calls) for name in "abc"}
-        time_sessions(fakes, dict.fromkeys("abc", {}), rounds=10, seed=seed)
+        time_sessions(fakes, {name: {} for name in "abc"}, rounds=10, seed=seed)
         return calls
 
     assert order(1) == order(1) != order(2)

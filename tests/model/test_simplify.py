@@ -7,7 +7,8 @@ import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
-from edgeopt.model import Meta, Model, passes, simplify as module
+from edgeopt.model import Meta, Model, passes
+from edgeopt.model import simplify as module
 from edgeopt.model.child import NativeFailed
 from edgeopt.model.runtime import open_session, run
 from edgeopt.model.shapes import infer_shapes

@@ -186,7 +186,8 @@ CASES = {
         head=4,
     ),
     "layer norm, channels last": Case(
-        """a = Conv<strides=[4,4]>(x, c1) t = Transpose<perm=[0,2,3,1]>(a) n = LayerNormalization<axis=-1>(t, ls, lb)
+        """a = Conv<strides=[4,4]>(x, c1) t = Transpose<perm=[0,2,3,1]>(a) n1 = LayerNormalization<axis=-1>(t, ls, lb)
+           n = LayerNormalization<axis=-1>(n1, ls, lb)
            h = MatMul(n, l1) g = Relu(h) l = MatMul(g, l2) r = Add(t, l) z = Transpose<perm=[0,3,1,2]>(r)""",
         {"c1": (8, 3, 4, 4), "ls": (8,), "lb": (8,), "l1": (8, 12), "l2": (12, 8)},
         {"c1": (4, 3, 4, 4), "ls": (4,), "l1": (4, 6), "l2": (6, 4)},

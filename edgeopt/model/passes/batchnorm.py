@@ -78,9 +78,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     weight_name = layer.inputs[1].name or "weight"  # type: ignore[union-attr]
     _set_input(graph, layer, 1, weight_name, (weight * factors).astype(np.float32))
-    _set_input(
-        graph, layer, 2, _bias_name(layer, weight_name), (bias * affine[0] + affine[1]).astype(np.float32)
-    )
+    _set_input(graph, layer, 2, _bias_name(layer, weight_name), (bias * affine[0] + affine[1]).astype(np.float32))
     return bypass(node, layer.outputs[0])
 
 

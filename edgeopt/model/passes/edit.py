@@ -36,9 +36,7 @@ def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
         free = f"{name}.{number}"
     array = np.ascontiguousarray(array)
     tensor = ir.tensor(array, name=free)
-    value = ir.Value(
-        name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    value = ir.Value(name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -22,7 +22,6 @@ def batch_normalization(
     epsilon: float = 1e-5,
     momentum: float = 0.9,
     training_mode: int = 0,
-    spatial: int = 1,
     training: bool,
     outputs: int = 1,
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:

@@ -38,7 +38,7 @@ def rnn(
     functions = [{"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}[a.lower()] for a in activations]
 
     def step(d: int, x: Tensor, state: State) -> State:
-        return (functions[d](_gates(x, state[0], w[d], r[d], _half(b, d, 0), _half(b, d, 1))),)
+        return (functions[d % len(functions)](_gates(x, state[0], w[d], r[d], _half(b, d, 0), _half(b, d, 1))),)
 
     return _recur(step, x, r, (initial_h,), sequence_lens, direction, layout, outputs)
 

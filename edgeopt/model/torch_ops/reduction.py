@@ -119,7 +119,8 @@ def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 def _l2(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     if not x.is_floating_point():
         return x.double().square().sum(axes, keep).sqrt().to(x.dtype)
-    return torch.linalg.vector_norm(x, 2, axes, keep)
+    norm: Tensor = torch.linalg.vector_norm(x, 2, axes, keep)
+    return norm
 
 
 def _arg(function: Callable[..., Tensor], x: Tensor, axis: int, keepdims: int, last: int) -> Tensor:

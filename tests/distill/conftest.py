@@ -1,0 +1,3 @@
+from quarters import classifier, data, split
+
+__all__ = ["classifier", "data", "split"]
