@@ -30,6 +30,8 @@ from edgeopt.model.runtime import open_session, run
 from edgeopt.model.to_torch import from_torch, to_torch
 
 LIMIT = 1e-4
+LIVELY = 1e-3
+"""Least response of the output to the input, below which agreement would say nothing."""
 SIZES = {"alexnet": 224, "inception_v3": 96, "maxvit_t": 224, "vgg": 224, "vit": 224}
 """Input side in pixels by the start of the name where 64 is too small for the network."""
 
@@ -55,6 +57,9 @@ def check(name: str) -> dict[str, Any]:
     x = generator.standard_normal((3, *model.inputs[0].shape[1:]), dtype=np.float32)
     module = to_torch(model)
     converted = time.monotonic()
+    if not response(module, x) > LIVELY:  # NaN too: an output of zeros
+        model = from_torch(enliven(module), model)
+    responds = response(module, x)
     before = difference(module, model, x)
     trainable, unchanged = train_step(module, torch.from_numpy(x))
     trained = from_torch(module, model)
@@ -64,6 +69,7 @@ def check(name: str) -> dict[str, Any]:
         "params": sum(p.numel() for p in module.parameters()),
         "size": input_size(name),
         "nodes": len(list(model.graph.graph)),
+        "response": responds,
         "difference": before,
         "difference_trained": after,
         "trainable": trainable,
@@ -71,8 +77,24 @@ def check(name: str) -> dict[str, Any]:
         "load_seconds": round(loaded - started, 1),
         "to_torch_seconds": round(converted - loaded, 2),
         "seconds": round(time.monotonic() - started, 1),
-        "ok": before < LIMIT and after < LIMIT and not unchanged,
+        "ok": before < LIMIT and after < LIMIT and not unchanged and responds > LIVELY,
     }
+
+
+def response(module: fx.GraphModule, x: np.ndarray) -> float:
+    """max |y[0] - y[1]| / max |y|: about 0 when the signal dies on the way and a comparison would show nothing."""
+    with torch.no_grad():
+        y = module(torch.from_numpy(x))
+    return float((y[0] - y[1]).abs().max() / y.abs().max())
+
+
+def enliven(module: fx.GraphModule) -> fx.GraphModule:
+    """Draw the kernels and matrices anew (He et al. 2015), so that signals reach the output."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter)
+    return module
 
 
 def difference(module: fx.GraphModule, model: Model, x: np.ndarray) -> float:
@@ -102,16 +124,16 @@ def train_step(module: nn.Module, x: torch.Tensor) -> tuple[int, list[str]]:
 
 def write_table(rows: list[dict[str, Any]], path: Path) -> None:
     lines = [
-        "| network | M params | input | nodes | difference | trainable | unchanged | difference, trained | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| network | M params | input | nodes | response | difference | trainable | unchanged | after training | s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         if "error" in row:
-            lines.append(f"| {row['network']} | failed: {row['error']} |||||||| ")
+            lines.append(f"| {row['network']} | failed: {row['error']} ||||||||| ")
             continue
         lines.append(
             f"| {row['network']} | {row['params'] / 1e6:.1f} | {row['size']} | {row['nodes']} "
-            f"| {row['difference']:.1e} | {row['trainable']} | {len(row['unchanged'])} "
+            f"| {row['response']:.1e} | {row['difference']:.1e} | {row['trainable']} | {len(row['unchanged'])} "
             f"| {row['difference_trained']:.1e} | {row['seconds']} |"
         )
     path.write_text("\n".join([*lines, "", summary(rows), ""]))
@@ -133,7 +155,7 @@ def main() -> None:
     arguments = parser.parse_args()
     log = arguments.out.with_suffix(".jsonl")
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    rows = {row["network"]: row for row in known if row.get("ok")}
+    rows = {row["network"]: row for row in known if row.get("ok") and "response" in row}
     for name in arguments.only or network_names():
         if (name in rows and not arguments.only) or parameter_count(name) > arguments.max_params:
             continue

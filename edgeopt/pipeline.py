@@ -119,10 +119,10 @@ def _apply(stage: Stage, before: Step, context: Context, store: Store, recipe: R
     context.progress.stage(title)
 
     def work(scratch: Path) -> StageResult:
-        result = stage.apply(model, replace(context, scratch=scratch))
-        provenance = _provenance(recipe, context.data)
-        source = model.meta.provenance
-        return replace(result, model=result.model.with_meta(provenance=source | provenance))
+        provenance = model.meta.provenance | _provenance(recipe, context.data)
+        # before, so that an artifact is held to its limits with its metadata in it; after, for a new network
+        result = stage.apply(model.with_meta(provenance=provenance), replace(context, scratch=scratch))
+        return replace(result, model=result.model.with_meta(provenance=provenance))
 
     done = store.do(label, key, work)
     return Step(

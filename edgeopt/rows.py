@@ -192,11 +192,13 @@ def _row(tier: str, path: str, own: _Figures, base: _Figures, circumstances: Env
 
 
 def _warnings(own: _Figures, base: _Figures) -> tuple[str, ...]:
-    """A compressed model that is not faster than the float one is never delivered in silence."""
+    """What the export noted; and a model that is not faster than the float one is never delivered in silence."""
+    found = tuple(own.step.finished.facts.get("warnings", ()))
     speedup = base.latency.median_ms / own.latency.median_ms
     if speedup >= 1:
-        return ()
+        return found
     return (
+        *found,
         f"not faster than the float model here: {own.latency.median_ms:.3g} ms against {base.latency.median_ms:.3g} ms "
         f"({speedup:.2f}x) on onnxruntime CPU, {LATENCY_THREADS} thread; measure on the device before relying on it",
     )

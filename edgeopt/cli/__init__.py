@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from inspect import signature
 from collections.abc import Callable
+from inspect import signature
 from typing import Annotated, Any
 
 import typer

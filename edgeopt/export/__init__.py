@@ -1,14 +1,12 @@
 """Export: the one file a tier gets, in the form it takes and within its limits."""
 
-from edgeopt.export.artifact import Artifact, make_artifact, write_artifact
+from edgeopt.export.artifact import make_artifact
 from edgeopt.export.check import check_tier, objections
 from edgeopt.export.lint import Finding
 
 __all__ = [
-    "Artifact",
     "Finding",
     "check_tier",
     "make_artifact",
     "objections",
-    "write_artifact",
 ]

@@ -91,7 +91,7 @@ class _Converter:
 
     def _constant(self, value: ir.Value, array: np.ndarray) -> ir.Value:
         bounded = np.where(np.isfinite(array), np.clip(array, -LARGEST_HALF, LARGEST_HALF), array)
-        name = f"{value.name}.half" if _read_as_float(value, self.opsets) else value.name or "constant"
+        name = f"{value.name}.half" if value.is_graph_output() else value.name or "constant"
         tensor = ir.tensor(bounded.astype(np.float16), name=name)
         new = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(HALF), const_value=tensor)
         if name == value.name:
@@ -142,10 +142,6 @@ def _makes_half(node: ir.Node, index: int, wanted: frozenset[int], opsets: dict[
     if node.op_type in MAKES_FLOAT:
         return "tensor(float16)" in _allowed(schema, kind)
     return any(_formal(schema.inputs, position).type_str == kind for position in wanted)
-
-
-def _read_as_float(value: ir.Value, opsets: dict[str, int]) -> bool:
-    return value.is_graph_output() or any(index not in _half_inputs(reader, opsets) for reader, index in value.uses())
 
 
 def _set_made_type(node: ir.Node) -> None:

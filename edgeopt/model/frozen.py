@@ -28,7 +28,8 @@ def parameter_names(exported: ir.Model) -> set[str]:
 def freeze_all_but(graph: ir.Model, parameters: set[str]) -> None:
     """Mark every float initializer that neither is one of `parameters` nor was folded from one, in place.
 
-    Nothing is marked when no parameters are known: better to train a mask than to train nothing. What the exporter and the folding noted on the initializers is read here and dropped.
+    Nothing is marked when no parameters are known: better to train a mask than to train nothing. What the
+    exporter and the folding noted on the initializers is read here and dropped.
     """
     for name, value in graph.graph.initializers.items():
         sources = {name, *ast.literal_eval(value.metadata_props.get(_FOLDED_FROM, "[]"))}

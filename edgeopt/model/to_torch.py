@@ -25,6 +25,7 @@ from torch import fx, nn
 from edgeopt.errors import UsageError
 from edgeopt.model.frozen import is_frozen
 from edgeopt.model.model import Model
+from edgeopt.model.torch_module import SOURCE, OnnxModule, Source
 from edgeopt.model.torch_ops import OPERATORS, Operator
 from edgeopt.model.torch_ops.creation import host_tensor, to_device
 from edgeopt.model.torch_ops.dtypes import tensor_from, to_array, torch_dtype
@@ -63,14 +64,16 @@ HOST_LIMIT = 1024
 """A constant of more elements is data, not shape arithmetic."""
 
 
-def to_torch(model: Model) -> fx.GraphModule:
+def to_torch(model: Model) -> OnnxModule:
     """`model` as a module, in evaluation mode: `module(x, ...)` takes the graph's inputs in order and returns
     its output, or a tuple of them.
 
     `state_dict()` has the initializers' names. Raises UsageError naming the node for an operator, a form or a
     data type that is not covered.
     """
-    return _Builder(model).build().eval()
+    module = _Builder(model).build()
+    module.meta[SOURCE] = Source(model)
+    return module.eval()
 
 
 def from_torch(module: nn.Module, model: Model) -> Model:
@@ -138,7 +141,7 @@ class _Builder:
         self.host: set[ir.Value] = set()
         self.anchor: fx.Node | None = None
 
-    def build(self) -> fx.GraphModule:
+    def build(self) -> OnnxModule:
         self._hold_initializers()
         for value in self.graph.inputs:
             if value.name not in self.graph.initializers:
@@ -159,9 +162,9 @@ class _Builder:
             self.paths[value] = path
             place(self.root, path, self.tensors[path])
 
-    def _module(self) -> fx.GraphModule:
+    def _module(self) -> OnnxModule:
         """A GraphModule takes from its root what the graph reads; what was baked in is put beside it."""
-        module = fx.GraphModule(self.root, self.fx, class_name="OnnxModule")
+        module = OnnxModule(self.root, self.fx, class_name="OnnxModule")
         present = module.state_dict()
         for path, tensor in self.tensors.items():
             if path not in present:

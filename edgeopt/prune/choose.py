@@ -42,25 +42,54 @@ def choose(
     importance = np.zeros(plan.count)
     for group, score in zip(plan.groups, scores, strict=True):
         importance[group.units] = score
-    return _search(kept_at, target, cost, plan)
+    return _search(kept_at, target, cost, plan, importance)
 
 
-def _search(kept_at: Callable[[float], np.ndarray], target: Target, cost: Cost, plan: Plan) -> np.ndarray:
-    """The smallest ratio that reaches the target, by bisection."""
+def _search(
+    kept_at: Callable[[float], np.ndarray], target: Target, cost: Cost, plan: Plan, importance: np.ndarray
+) -> np.ndarray:
+    """The smallest ratio that reaches the target, by bisection, less what was taken beyond it."""
 
     def reached(kept: np.ndarray) -> bool:
         left = cost.fractions(kept)
         return all(left[name] <= 1 - share + 1e-9 for name, share in target.wanted.items())
 
     low, high = 0.0, 1.0
-    best = kept_at(high)
+    wider, best = kept_at(low), kept_at(high)
     if not reached(best):
         raise _unreachable(cost.fractions(best), target, plan)
     for _ in range(STEPS):
         middle = (low + high) / 2
         kept = kept_at(middle)
-        low, high, best = (low, middle, kept) if reached(kept) else (middle, high, best)
-    return best
+        if reached(kept):
+            high, best = middle, kept
+        else:
+            low, wider = middle, kept
+    return _give_back(wider, best, plan, reached, importance)
+
+
+def _give_back(
+    wider: np.ndarray, best: np.ndarray, plan: Plan, reached: Callable[[np.ndarray], bool], importance: np.ndarray
+) -> np.ndarray:
+    """Groups of equal size lose a multiple at the same ratio: give it back to as many as the target allows.
+
+    Those whose units at stake matter most come first.
+    """
+    units = [group.units[wider[group.units] & ~best[group.units]] for group in plan.groups]
+    units = sorted((some for some in units if len(some)), key=lambda some: -float(importance[some].mean()))
+    few, many = 0, len(units)
+    while few < many:
+        middle = (few + many + 1) // 2
+        few, many = (middle, many) if reached(_with(best, units[:middle])) else (few, middle - 1)
+    return _with(best, units[:few])
+
+
+def _with(kept: np.ndarray, units: Sequence[np.ndarray]) -> np.ndarray:
+    """The mask with these units kept too."""
+    more = kept.copy()
+    for some in units:
+        more[some] = True
+    return more
 
 
 def _local(groups: Sequence[Group], scores: Sequence[np.ndarray], ratio: float) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from edgeopt.prune.groups import Plan, make_plan
 from edgeopt.prune.target import Target
 from edgeopt.prune.trace import trace
 from edgeopt.stage import Context, Stage, StageResult
-from edgeopt.train.settings import Fit
+from edgeopt.train.settings import FineTune, Fit
 
 __all__ = ["Prune"]
 
@@ -36,7 +37,7 @@ class Prune(Stage):
     round_to: int | None = Field(
         None, ge=1, description="widths are rounded up to multiples of this; none: what the run's tiers like"
     )
-    finetune: Fit | None = Field(Fit(epochs=10, lr=0.02), description="training afterwards; none: no images are needed")
+    finetune: FineTune | None = Field(FineTune(), description="training afterwards; none: no images are needed")
     temperature: float = Field(4.0, gt=0, description="of the unpruned model's soft targets in fine-tuning")
     alpha: float = Field(
         0.9, ge=0, le=1, description="weight of the soft targets, the labels have the rest; 0: labels alone"
@@ -59,7 +60,8 @@ class Prune(Stage):
         if self.finetune is not None:
             pruned, history = self._finetune(pruned, model, self.finetune, context)
             facts |= {"epochs": self.finetune.epochs, "history": history}
-        return StageResult(pruned, facts | {"seconds": time.perf_counter() - began, "record": proven.record})
+        facts |= {"seconds": time.perf_counter() - began}
+        return StageResult(pruned, facts, {"pruned.json": json.dumps(proven.record)})
 
     def _choose(self, model: Model, plan: Plan, context: Context) -> np.ndarray:
         scores = self.criterion.scores(model, plan.groups, context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -36,15 +36,14 @@ class Target(Spec):
     params: Reduction | None = Field(None, description="weights, such as -60%")
     macs: Reduction | None = Field(None, description="multiply-adds, such as -50%")
 
-    @model_validator(mode="before")
+    takes_text: ClassVar[bool] = True
+
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
+    def parse_text(cls, text: str) -> dict[str, Any]:
         """`"params=-60%"`, several with commas."""
-        if not isinstance(value, str):
-            return value
-        parts = [part.partition("=") for part in value.split(",")]
+        parts = [part.partition("=") for part in text.split(",")]
         if any(not separator for _, separator, _ in parts):
-            raise ValueError(f"{value!r} is not a target; write it like params=-60% or macs=-50%")
+            raise ValueError(f"{text!r} is not a target; write it like params=-60% or macs=-50%")
         return {name.strip(): amount for name, _, amount in parts}
 
     @model_validator(mode="after")

@@ -76,7 +76,7 @@ class WithTeacher(nn.Module):
         """The teacher's logits [n, classes] for the batch, without gradient."""
         with torch.inference_mode():
             outputs = first_output(self.teacher(x))
-        logits = outputs.clone()  # an inference tensor cannot be saved for the backward pass, its copy can
+        logits = outputs.clone()  # a loss may save it for the backward pass, which inference tensors refuse
         return log_probabilities(logits) if self.teacher_probabilities else logits
 
 

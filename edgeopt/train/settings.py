@@ -10,7 +10,7 @@ from edgeopt.spec import Spec
 from edgeopt.train.optimizers import Optimizer, Sgd
 from edgeopt.train.schedules import OneCycle, Schedule
 
-__all__ = ["Augment", "Fit", "Precision"]
+__all__ = ["Augment", "FineTune", "Fit", "Precision"]
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -68,3 +68,10 @@ class Fit(Spec):
     def decay(self) -> float:
         """The weight decay: `weight_decay`, or what suits the optimizer."""
         return self.optimizer.default_weight_decay if self.weight_decay is None else self.weight_decay
+
+
+class FineTune(Fit):
+    """`Fit` with what suits a network that is trained already: fewer epochs, a lower peak learning rate."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training images")
+    lr: float | None = Field(0.02, gt=0, description="peak learning rate; none: 0.1 for sgd, 0.002 for adamw")

@@ -233,3 +233,9 @@ def test_no_network_is_one_sentence_with_the_folder_to_fill(name, cache, monkeyp
 def test_torchvision_sets_that_do_not_serve(name, found):
     with pytest.raises(UsageError, match=found):
         load(f"torchvision:{name}")
+
+
+def test_more_test_images_than_training_images(write):
+    body = "def make():\n    n = [(np.full(2, float(i)), 0) for i in range(9)]\n    return n[:3], n[3:]\n"
+    data = load(write(body), preprocess=None)
+    assert data.test.raw(np.arange(6))[:, 0].tolist() == [3, 4, 5, 6, 7, 8]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,12 @@ class Small(nn.Module):
 
 
 def small() -> tuple[Small, Model]:
+    network, model = _exported()
+    return copy.deepcopy(network), model
+
+
+@cache
+def _exported() -> tuple[Small, Model]:
     torch.manual_seed(0)
     network = Small()
     for module in network.modules():

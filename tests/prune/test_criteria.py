@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -42,8 +43,8 @@ def test_every_criterion_scores_each_unit_the_same_twice(
 @pytest.mark.parametrize("member", [L1, L2])
 def test_small_weights_leave_first(member: type[Any], chain: Model) -> None:
     stage = Prune(target=Target(params="-50%"), criterion=member(), finetune=None)
-    record = stage.apply(chain, Context()).facts["record"]
-    kept = next(entry["kept"] for entry in record if entry["name"] == "c1")
+    record = stage.apply(chain, Context()).files["pruned.json"]
+    kept = next(entry["kept"] for entry in json.loads(record) if entry["name"] == "c1")
     assert kept == list(range(8 - len(kept), 8))
 
 

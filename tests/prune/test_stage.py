@@ -17,7 +17,7 @@ from edgeopt.model.runtime import open_session, run
 from edgeopt.prune import Prune, Target
 from edgeopt.prune.trace import trace
 from edgeopt.stage import Context
-from edgeopt.train.settings import Fit
+from edgeopt.train.settings import FineTune
 
 
 class Rows:
@@ -61,14 +61,14 @@ def test_facts_are_json_and_say_what_was_done(network: Model) -> None:
     assert group["channels_before"] == 16
     assert group["channels_after"] == result.model.weights()["c1"].shape[0]
     assert facts["pinned"] == [{"reason": "is an output of the model", "weights": ["head"]}]
-    for entry in facts["record"]:
+    for entry in json.loads(result.files["pruned.json"]):
         assert result.model.weights()[entry["name"]].shape[entry["axis"]] == len(entry["kept"])
 
 
 def test_the_record_is_how_to_make_the_result_from_the_original(network: Model) -> None:
     result = Prune(target=Target(params="-50%"), finetune=None).apply(network, Context())
     weights = network.weights()
-    for entry in result.facts["record"]:
+    for entry in json.loads(result.files["pruned.json"]):
         weights[entry["name"]] = weights[entry["name"]].take(entry["kept"], entry["axis"])
     for name, array in result.model.weights().items():
         np.testing.assert_array_equal(array, weights[name])
@@ -83,7 +83,7 @@ def test_the_same_stage_twice_gives_the_same_bytes(network: Model) -> None:
 def test_fine_tuning_brings_the_answers_back_to_the_unpruned_ones(network: Model, data: Data) -> None:
     target = Target(params="-40%")
     plain = Prune(target=target, finetune=None).apply(network, Context(data=data)).model
-    tuned = Prune(target=target, finetune=Fit(epochs=3, batch_size=64, lr=0.01)).apply(network, Context(data=data))
+    tuned = Prune(target=target, finetune=FineTune(epochs=3, batch_size=64, lr=0.01)).apply(network, Context(data=data))
     x = data.test.raw(np.arange(512))
     wanted = answers(network, x)
     assert divergence(wanted, answers(tuned.model, x)) < divergence(wanted, answers(plain, x)) / 2

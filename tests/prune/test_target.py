@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,6 +80,17 @@ def test_widths_are_multiples_and_narrow_layers_stay(chain: Model, ranking: str)
     assert weights["c2"].shape[0] < 48
 
 
+def test_groups_of_equal_size_do_not_all_lose_a_multiple_for_one_percent(make: SimpleNamespace) -> None:
+    """Twelve layers of 16 channels in multiples of 8 all step at one ratio; the target asks for a few of them."""
+    body = " ".join(f"l{i + 1} = Conv(l{i}, c{i})" for i in range(12))
+    weights = {f"c{i}": (16, 16, 1, 1) for i in range(1, 12)} | {"c0": (16, 3, 1, 1), "head": (5, 16)}
+    model = make.build(
+        f"l0 = Identity(x) {body} p = GlobalAveragePool(l12) f = Flatten(p) y = Gemm<transB=1>(f, head)", weights
+    )
+    facts = Prune(target=Target(params="-20%"), round_to=8, finetune=None).apply(model, Context()).facts
+    assert 0.7 < facts["params_after"] / facts["params_before"] <= 0.8
+
+
 def test_at_least_one_multiple_is_left(chain: Model) -> None:
     with pytest.raises(StageFailed, match=r"params=-99% cannot be reached.*-\d+\.\d%.*output"):
         Prune(target=Target(params="-99%"), round_to=16, finetune=None).apply(chain, Context())
@@ -95,6 +107,6 @@ def test_neither_half_of_a_split_vanishes(make: SimpleNamespace) -> None:
         {"c1": first, "c2": (5, 16, 1, 1)},
     )
     result = Prune(target=Target(params="-60%"), finetune=None).apply(model, Context())
-    kept = next(entry["kept"] for entry in result.facts["record"] if entry["name"] == "c1")
+    kept = next(entry["kept"] for entry in json.loads(result.files["pruned.json"]) if entry["name"] == "c1")
     assert any(index < 8 for index in kept)
     assert any(index >= 8 for index in kept)

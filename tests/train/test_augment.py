@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from edgeopt.train.augment import crop_and_flip, erase, warp
@@ -46,16 +47,16 @@ def test_no_warp_changes_nothing():
     torch.testing.assert_close(warp(x, Augment()), x, rtol=0, atol=1e-2)
 
 
-def test_a_shift_moves_by_up_to_its_pixels_along_each_axis():
+@pytest.mark.parametrize(("height", "width"), [(8, 16), (16, 8)])
+def test_a_shift_moves_by_up_to_its_pixels_along_each_axis(height, width):
     torch.manual_seed(3)
-    columns = torch.arange(12.0).expand(32, 1, 10, 12)
-    moved = (warp(columns, Augment(shift=1.5)) - columns)[:, 0, 3:7, 3:9]
-    steps = moved.mean((1, 2))
-    torch.testing.assert_close(moved, steps[:, None, None].expand_as(moved), rtol=0, atol=1e-3)
-    assert steps.abs().max() <= 1.5
-    assert steps.abs().max() > 1
-    assert (steps > 0).any()
-    assert (steps < 0).any()
+    y, x = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    for ramp in (x, y):
+        moved = (warp(ramp.expand(200, 1, height, width), Augment(shift=1.5)) - ramp)[:, 0, 3:5, 3:5]
+        steps = moved.mean((1, 2))
+        torch.testing.assert_close(moved, steps[:, None, None].expand_as(moved), rtol=0, atol=1e-3)
+        assert 1.4 < steps.max() < 1.501
+        assert -1.501 < steps.min() < -1.4
 
 
 def test_a_turn_is_a_turn_on_oblong_images():

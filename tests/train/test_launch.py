@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from edgeopt.errors import StageFailed
+from edgeopt.model.to_torch import to_torch
 from edgeopt.progress import Progress
 from edgeopt.train import Fit
 from edgeopt.train.fit import fit
-from edgeopt.train.objectives import HardLabels
+from edgeopt.train.objectives import HardLabels, WithTeacher
 
 SETTINGS = Fit(epochs=3, batch_size=32)
 
@@ -35,11 +36,12 @@ class Listening(Progress):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(split, tmp_path):
+def test_two_processes_train_as_one(split, classifier, tmp_path):
     one, two, listener = network(), network(), Listening()
-    history = fit(one, split, SETTINGS, HardLabels(), seed=0)
+    objective = WithTeacher(to_torch(classifier(seed=5)), temperature=2.0, alpha=0.5, labels=HardLabels())
+    history = fit(one, split, SETTINGS, objective, seed=0)
     settings = SETTINGS.model_copy(update={"devices": 2, "accelerator": "cpu"})
-    spread = fit(two, split, settings, HardLabels(), seed=0, progress=listener, scratch=tmp_path)
+    spread = fit(two, split, settings, objective, seed=0, progress=listener, scratch=tmp_path)
     for name, tensor in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
     for ours, theirs in zip(history, spread, strict=True):

@@ -43,6 +43,7 @@ def test_the_teacher_is_left_alone(teacher, outputs):
     for name, tensor in teacher.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert torch.equal(objective.teach(X), objective.teach(X))
+    assert not objective.teach(X).is_inference()  # a loss may save it for the backward pass
 
 
 def test_networks_that_end_in_softmax_are_compared_by_their_logits(teacher, outputs):

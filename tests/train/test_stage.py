@@ -30,6 +30,16 @@ def test_an_onnx_model_learns_and_the_given_one_stays(data, classifier, softmax)
     assert ends_in_softmax(result.model) == softmax
 
 
+def test_probabilities_and_logits_train_alike(data, classifier):
+    """A network that ends in Softmax and the same without it end with the same weights."""
+    stage = Train(fit=Fit(epochs=2, batch_size=32))
+    logits, probabilities = (
+        stage.apply(classifier(softmax=softmax), Context(data=data)).model.weights() for softmax in (False, True)
+    )
+    for name, array in logits.items():
+        np.testing.assert_allclose(probabilities[name], array, rtol=1e-2, atol=1e-4)
+
+
 def test_facts_and_metadata_say_what_was_done(data, classifier):
     result = STAGE.apply(classifier(), Context(data=data, seed=1))
     assert json.loads(json.dumps(result.facts)) == result.facts
