@@ -58,9 +58,6 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = SILENT, command: str 
         places = {tier.name: f"{tier.name}/model.onnx" if recipe.tiers else "model.onnx" for tier in tiers}
         listening.stage("measure")
         stage_rows, rows = measure_steps(steps, chains, places, data, listening)
-        for row in rows:
-            for warning in row.warnings:
-                progress.warn(f"{row.tier}: {warning}")
         report = Report(
             name=recipe.name,
             recipe_hash=recipe.digest(),

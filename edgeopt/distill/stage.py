@@ -29,12 +29,8 @@ class Distill(Stage):
     makes_network: ClassVar[bool] = True
 
     kind: Literal["distill"] = "distill"
-    teacher: ModelRef | None = Field(
-        None, description="the model to learn from; the incoming model is the student"
-    )
-    student: ModelRef | None = Field(
-        None, description="the model that learns; the incoming model is the teacher"
-    )
+    teacher: ModelRef | None = Field(None, description="the model to learn from; the incoming model is the student")
+    student: ModelRef | None = Field(None, description="the model that learns; the incoming model is the teacher")
     loss: Loss = Field(SoftTargets(), description="what the student is to match")
     fit: Fit = Field(Fit(), description="how the student is trained")
 
@@ -124,9 +120,7 @@ def check_pair(student: Model, teacher: Model, progress: Progress) -> None:
             )
     one, other = student.meta.labels, teacher.meta.labels
     if one and other and one != other:
-        progress.warn(
-            f"the teacher's classes ({other[0]}, ...) are named unlike the student's ({one[0]}, ...)"
-        )
+        progress.warn(f"the teacher's classes ({other[0]}, ...) are named unlike the student's ({one[0]}, ...)")
 
 
 def _same_shape(one: list[int | str], other: list[int | str]) -> bool:

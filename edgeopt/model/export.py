@@ -238,9 +238,14 @@ def _clean(exported: ir.Model, meta: Meta) -> Model:
     """Fold what is constant, keep BatchNormalization, drop what the exporter left behind."""
     from onnxscript import optimizer
 
-    parameters, weights = set(exported.graph.initializers), parameter_names(exported)
+    state, weights = dict(exported.graph.initializers), parameter_names(exported)
+    tensors = {name: value.const_value for name, value in state.items()}
+    for value in state.values():  # hidden, so that what is computed from the state stays computed, and trainable
+        value.const_value = None
     with _quiet():
         optimizer.fold_constants(exported, onnx_shape_inference=False)
+    for name, value in state.items():
+        value.const_value = tensors[name]
     ir.passes.Sequential(
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),
@@ -249,7 +254,7 @@ def _clean(exported: ir.Model, meta: Meta) -> Model:
     exported.metadata_props.clear()
     exported.graph.metadata_props.clear()
     tidied = tidy(Model(exported, meta))
-    _drop_invented_biases(tidied.graph, parameters)
+    _drop_invented_biases(tidied.graph, set(state))
     freeze_all_but(tidied.graph, weights)
     return tidied
 

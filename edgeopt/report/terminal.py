@@ -31,7 +31,7 @@ def to_terminal(report: Report) -> list[RenderableType]:
     """Title and verdict, artifacts, limits, stages, warnings: to be printed one after another."""
     ok, words = summary(report)
     parts: list[RenderableType] = [Text.assemble((report.name, "bold"), "  ", (words, STYLES[ok]))]
-    parts += ["", render_artifacts(report)] if report.tiers else []
+    parts += ["", render_artifacts(report), *_circumstances(report)] if report.tiers else []
     parts += ["", render_verdicts(report)] if report.gate else []
     parts += ["", render_stages(report)] if report.stages else []
     notes = [*report.warnings, *(f"{row.tier}: {text}" for row in report.tiers for text in row.warnings)]
@@ -49,6 +49,16 @@ def render_artifacts(report: Report) -> Table:
     for base in dict.fromkeys(row.baseline for row in report.tiers):
         table.add_row(Text(base.name), *_baseline_cells(base), style="dim")
     return table
+
+
+def _circumstances(report: Report) -> list[RenderableType]:
+    """Where the latencies were measured: they are this machine's, not a microcontroller's."""
+    known = dict.fromkeys(row.environment for row in report.tiers if row.latency_ms is not None)
+    return [
+        Text(f"Latency of one input on {env.threads} thread(s), {env.provider}, {env.cpu}", "dim")
+        for env in known
+        if env.provider
+    ]
 
 
 def render_verdicts(report: Report) -> Table:

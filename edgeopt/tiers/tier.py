@@ -64,6 +64,11 @@ class Tier(Spec):
     float_operators: tuple[str, ...] = Field(
         (), description="integer_only tiers: operators allowed at the model's rim besides Q and DQ"
     )
+    measured_here: bool = Field(
+        False,
+        description="its runtime is onnxruntime on a CPU: a latency measured on this machine is the tier's own, and an "
+        "artifact that is slower than the float model is warned about",
+    )
     session: dict[str, str] = Field(
         {}, description="onnxruntime session options that make it compute what the device computes"
     )

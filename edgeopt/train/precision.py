@@ -26,8 +26,10 @@ __all__ = ["Arithmetic", "choose_precision", "choose_threads", "count_arithmetic
 
 BF16_FROM_MACS = 6_000_000
 """Dense MACs per sample from which bf16 pays on a CPU."""
-THREADS_FROM_MACS = 40_000_000
-"""MACs per batch (forward) from which a second thread pays."""
+THREADS_FROM_MACS = 300_000_000
+"""MACs per batch (forward) from which more threads are used. Below, they gain little (15 % at 136 M on two idle
+cores) and risk much: threads that wait for one another at every small layer made the same run 40 times slower
+while another process held one of the cores."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from edgeopt.data import normalize
 from edgeopt.distill import Distill, SoftTargets
 from edgeopt.distill.stage import check_pair
 from edgeopt.distill.teacher import Teacher
@@ -130,18 +131,26 @@ def test_class_names_that_differ_are_warned_about(classifier, teacher):
     assert "(w, ...)" in listener.said
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_a_teacher_gets_its_own_normalisation(classifier, data, layout):
-    """Whatever the student's mean, std and layout are, the teacher answers as it does on its own input."""
-    own = Preprocess(size=(6, 6), color="gray", scale=1 / 16, mean=(3.0,), std=(2.0,))
-    theirs = Preprocess(size=(6, 6), color="gray", mean=(0.4,), std=(0.3,), layout=layout)
-    model = classifier(seed=3).with_meta(preprocess=own)
-    inputs = {p: torch.from_numpy(replace(data.train, preprocess=p).read(np.arange(9)).x) for p in (own, theirs)}
-    expected = run(open_session(model, threads=1), inputs[own].numpy())[0]
-    found = Teacher(model, theirs, probabilities=False).eval()(inputs[theirs])
-    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-4, atol=1e-4)
-    plain = Teacher(model, own, probabilities=False).eval()(inputs[own])
-    np.testing.assert_allclose(plain.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("given", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("own", ["NCHW", "NHWC"])
+def test_a_teacher_gets_its_own_normalisation_and_layout(classifier, own, given):
+    """Whatever the student's input is like, the teacher's network is handed what it was made for."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 6, 6, 1), dtype=np.uint8)
+    theirs = Preprocess(size=(6, 6), color="gray", mean=(0.4,), std=(0.3,), layout=given)
+    its_own = Preprocess(size=(6, 6), color="gray", scale=1 / 16, mean=(3.0,), std=(2.0,), layout=own)
+    guide = Teacher(classifier().with_meta(preprocess=its_own), theirs, probabilities=False)
+    guide.network = torch.nn.Identity()
+    found = guide(torch.from_numpy(normalize(pixels, theirs)))
+    np.testing.assert_allclose(found.numpy(), normalize(pixels, its_own), rtol=1e-4, atol=1e-4)
+
+
+def test_a_teacher_answers_as_its_model_does(classifier, data):
+    x = data.train.read(np.arange(9)).x
+    for meta in (None, data.preprocess):
+        model = classifier(seed=3).with_meta(preprocess=meta)
+        found = Teacher(model, data.preprocess, probabilities=False)(torch.from_numpy(x))
+        expected = run(open_session(model, threads=1), x)[0]
+        np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_teacher_that_ends_in_softmax_answers_in_logits(classifier, data):

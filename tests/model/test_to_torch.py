@@ -279,6 +279,16 @@ def test_a_deep_copy_shares_nothing():
     assert all(torch.equal(before[name], value) for name, value in twin.state_dict().items())
 
 
+def test_dropout_drops_in_training_alone_and_keeps_the_mean():
+    model = graph("y = Dropout(x, ratio)", weights="float ratio = {0.25}")
+    module, x = to_torch(model), torch.ones(5000, 4)
+    assert torch.equal(module(x), x)
+    torch.manual_seed(0)
+    y = module.train()(x)
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert y.mean().item() == pytest.approx(1, abs=0.02)
+
+
 def test_several_inputs_and_outputs():
     model = parse(
         '<ir_version: 8, opset_import: ["": 20]> g (float[N] a, float[N] b) => (float[N] s, float[N] d)'

@@ -31,7 +31,13 @@ ALL = Fit.model_validate(
 def network(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(32, 4)
+        nn.Conv2d(1, 8, 3, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 2, padding="same"),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(32, 4),
     )
 
 
