@@ -46,7 +46,8 @@ def main() -> None:
             rows.append(row)
             print(
                 f"| {seed} | {row['tier']} | {row['size_bytes']:,} B | {100 * row['accuracy']:.2f} % "
-                f"| {row['drop_points']:+.2f} pt ({row['drop_low']:+.2f} to {row['drop_high']:+.2f}) | {gate} | {took:.0f} |",
+                f"| {row['drop_points']:+.2f} pt ({row['drop_low']:+.2f} to {row['drop_high']:+.2f}) "
+                f"| {gate} | {took:.0f} |",
                 flush=True,
             )
     mcu = [row for row in rows if row["tier"] == "mcu"]

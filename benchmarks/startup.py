@@ -1,6 +1,6 @@
 """How long a user waits for `edgeopt --help` and `edgeopt gate`: medians of fresh processes, taken in turns.
 
-    python benchmarks/startup.py [--rounds 11]
+python benchmarks/startup.py [--rounds 11]
 """
 
 from __future__ import annotations

@@ -90,9 +90,7 @@ def _load(recipe: Recipe, store: Store, progress: Progress) -> tuple[Step, Data 
         return step, None
     data = load_data(recipe.data, model=done.model, seed=recipe.seed, progress=progress)
     meta = done.model.meta
-    known = done.model.with_meta(
-        preprocess=data.preprocess or meta.preprocess, labels=data.labels or meta.labels
-    )
+    known = done.model.with_meta(preprocess=data.preprocess or meta.preprocess, labels=data.labels or meta.labels)
     return replace(step, finished=replace(done, model=known)), data
 
 
@@ -147,7 +145,7 @@ def _for_each_tier(
             for stage in [*(stage for stage in stages if stage.wanted(tier)), Export()]:
                 steps.append(_apply(stage, steps[-1], replace(context, tier=tier), store, recipe))
         except StageFailed as error:
-            failures.append(f"tier {tier.name}: {error}")
+            failures.append(str(error) if error.where.startswith("tier ") else f"tier {tier.name}: {error}")
         chains[tier.name] = steps[1:]
     if failures:
         raise StageFailed(

@@ -37,26 +37,20 @@ class Recipe(Spec):
     name: str = Field("", description="none: the file's name")
     description: str = Field("", description="what it gives, as measured, and where")
     model: ModelRef = Field(description="the network to start from")
-    data: DataSpec | None = Field(
-        None, description="the images; not needed where no stage trains or calibrates"
-    )
+    data: DataSpec | None = Field(None, description="the images; not needed where no stage trains or calibrates")
     stages: tuple[AnyStage, ...] = Field((), description="what is done, in order")
     tiers: tuple[str, ...] = Field(
         (), description="what it is made for: mcu, jetson, gpu, or the file of your own; none: one model.onnx"
     )
     gate: dict[str, Limits] = Field({}, description="limits by tier (or `all`) that the artifacts must hold")
-    seed: int = Field(
-        0, ge=0, description="of every random choice: splits, weights, augmentation, calibration"
-    )
+    seed: int = Field(0, ge=0, description="of every random choice: splits, weights, augmentation, calibration")
 
     @model_validator(mode="after")
     def _gate_names_tiers(self) -> Recipe:
         names = {tier.name for tier in self.load_tiers()}
         for name in self.gate:
             if name != ALL_TIERS and name not in names:
-                raise ValueError(
-                    f"gate has limits for {name!r}, and the recipe makes {', '.join(sorted(names))}"
-                )
+                raise ValueError(f"gate has limits for {name!r}, and the recipe makes {', '.join(sorted(names))}")
         return self
 
     def load_tiers(self) -> list[Tier]:

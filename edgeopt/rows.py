@@ -51,9 +51,7 @@ def measure_steps(
     """Rows of all stages in order, and a row for each tier's artifact. `places`: tier name -> path in the report."""
     baseline = next((step for step in reversed(steps) if step.makes_network), steps[0])
     measured = [*steps, *(chain[-1] for chain in chains.values())]
-    figures = dict(
-        zip(map(id, measured), _measure(measured, measured.index(baseline), data, progress), strict=True)
-    )
+    figures = dict(zip(map(id, measured), _measure(measured, measured.index(baseline), data, progress), strict=True))
     circumstances = Environment(**environment(LATENCY_THREADS))
     in_order = [*steps, *(step for chain in chains.values() for step in chain)]
     stage_rows = tuple(_stage_row(index, step, figures.get(id(step))) for index, step in enumerate(in_order))

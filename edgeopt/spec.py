@@ -36,9 +36,7 @@ class Spec(BaseModel):
         return cls.parse_text(value) if cls.takes_text and isinstance(value, str) else value
 
     @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core_schema))
         return {"anyOf": [schema, {"type": "string", "minLength": 1}]} if cls.takes_text else schema
 

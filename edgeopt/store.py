@@ -117,9 +117,7 @@ def locked(out: Path) -> Iterator[None]:
             "another run is writing here", where=str(out), fix="wait for it, or choose another --out"
         ) from error
     except OSError as error:
-        raise UsageError(
-            f"cannot be written ({error.strerror})", where=str(out), fix="choose another --out"
-        ) from error
+        raise UsageError(f"cannot be written ({error.strerror})", where=str(out), fix="choose another --out") from error
     try:
         yield
     finally:

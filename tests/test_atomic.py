@@ -9,9 +9,7 @@ from edgeopt.atomic import write_atomic, writing_folder
 from edgeopt.errors import StageFailed
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.onnx"
     write_atomic(path, b"old")
 

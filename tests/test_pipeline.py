@@ -75,9 +75,8 @@ def test_the_report_measures_what_lies_on_disk(finished: Path, report: dict) -> 
         path = finished / "out" / row["path"]
         assert path.stat().st_size == row["size_bytes"]
         session = open_session(path, entries={"session.qdqisint8allowed": "1"} if row["tier"] == "mcu" else {})
-        right = [
-            int(run(session, batch.x)[0].argmax() == batch.y[0]) for batch in data.test.batches(1) if batch.y is not None
-        ]
+        singles = [batch for batch in data.test.batches(1) if batch.y is not None]
+        right = [int(run(session, batch.x)[0].argmax() == batch.y[0]) for batch in singles]
         assert row["samples"] == len(right)
         assert row["accuracy"] == pytest.approx(np.mean(right), abs=0.003)
         assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
@@ -120,7 +119,8 @@ def test_a_changed_stage_runs_again_and_those_before_it_do_not(finished: Path) -
     other = finished / "other.yaml"
     other.write_text(RECIPE.replace("minmax", "mse"))
     edgeopt("run", other, "--out", finished / "out")
-    reused = {stage["title"]: stage["reused"] for stage in json.loads((finished / "out/report.json").read_text())["stages"]}
+    stages = json.loads((finished / "out" / "report.json").read_text())["stages"]
+    reused = {stage["title"]: stage["reused"] for stage in stages}
     assert reused["train"]
     assert reused["prune"]
     assert not reused["quantize for mcu"]

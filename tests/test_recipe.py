@@ -56,17 +56,13 @@ def test_a_recipe_holds_the_objects_that_do_the_work(tmp_path: Path) -> None:
         ("model: {source: edgeopt:residual, settings: {width: 8}}\n", "", "model: is missing"),
     ],
 )
-def test_a_wrong_recipe_is_named_by_file_line_and_key(
-    tmp_path: Path, old: str, new: str, sentence: str
-) -> None:
+def test_a_wrong_recipe_is_named_by_file_line_and_key(tmp_path: Path, old: str, new: str, sentence: str) -> None:
     assert old in GOOD
     with pytest.raises(UsageError, match=sentence):
         load_recipe(write(tmp_path, GOOD.replace(old, new)))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "- a list", "just text", "\x00", "!!python/object/apply:os.system ['true']"]
-)
+@pytest.mark.parametrize("text", ["", "- a list", "just text", "\x00", "!!python/object/apply:os.system ['true']"])
 def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=r"recipe\.yaml"):
         load_recipe(write(tmp_path, text))

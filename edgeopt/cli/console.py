@@ -20,11 +20,7 @@ __all__ = ["TerminalProgress", "console", "print_json"]
 def console(*, stderr: bool = False) -> Console:
     """A rich console for stdout (or stderr); plain and at most 100 columns wide when it is not a terminal."""
     terminal = Console(stderr=stderr, highlight=False)
-    return (
-        terminal
-        if terminal.is_terminal
-        else Console(stderr=stderr, highlight=False, width=100, soft_wrap=True)
-    )
+    return terminal if terminal.is_terminal else Console(stderr=stderr, highlight=False, width=100, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -73,9 +69,7 @@ class TerminalProgress(ProgressBase):
 
     def start(self, label: str, total: int) -> None:
         self._drop()
-        self._task = self._bar.add_task(
-            f"{self._title}: {label}" if self._title else label, total=total, metric=""
-        )
+        self._task = self._bar.add_task(f"{self._title}: {label}" if self._title else label, total=total, metric="")
 
     def advance(self, steps: int = 1, metric: str = "") -> None:
         if self._task is None:

@@ -60,9 +60,7 @@ def examine() -> dict[str, Any]:
     if not int8:
         hints.append("this processor has no int8 dot product: int8 models may be slower than float here")
     versions = {name: _version(name) for name in PACKAGES}
-    hints += [
-        f"{name} is missing: install edgeopt again" for name, found in versions.items() if found == "missing"
-    ]
+    hints += [f"{name} is missing: install edgeopt again" for name, found in versions.items() if found == "missing"]
     return {
         "edgeopt": _version("edgeopt"),
         "python": platform.python_version(),
@@ -90,12 +88,7 @@ def _cpu_flags() -> set[str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return set()
-    return {
-        flag
-        for line in lines
-        if line.startswith(("flags", "Features"))
-        for flag in line.split(":")[1].split()
-    }
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[1].split()}
 
 
 def _cpu_name() -> str:

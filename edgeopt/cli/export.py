@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from edgeopt.cli.running import (
+    Common,
     DataOption,
     ModelArgument,
     OutOption,
     SeedOption,
     TierOption,
     WeightsOption,
-    execute,
-    model_reference,
-    one_stage,
+    run_stages,
 )
 
 __all__ = ["export"]
@@ -26,4 +25,4 @@ def export(
     seed: SeedOption = 0,
 ) -> None:
     """Write a model as a tier's artifact, checked against the tier's limits. With --data it is measured too."""
-    execute(one_stage("export", model_reference(model, weights), data, (), tier, seed), out)
+    run_stages("export", Common(model, data, tier, out, weights, seed), ())

@@ -7,62 +7,63 @@ reached with `--set key.inner=value`, as it would stand in a recipe.
 
 from __future__ import annotations
 
-import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from edgeopt.cli.running import Common, read_setting
 from edgeopt.errors import UsageError
 from edgeopt.spec import Spec
 from edgeopt.stage import Stage
 
-__all__ = ["build", "with_flags"]
+__all__ = ["Flags", "build", "with_flags"]
 
 UNSET = None
 
+Flags = dict[tuple[str, ...], Any]
+"""Path of a stage's field -> the value that was given for it."""
 
-def with_flags(
-    stage: type[Stage], function: Callable[..., None], skip: tuple[str, ...] = ()
-) -> Callable[..., None]:
-    """`function(..., flags)` as a command whose options are its own plus those of `stage`'s fields.
 
-    The values given for the stage's fields arrive as one dict in the parameter `flags`, ready for `build`.
+def with_flags(stage: type[Stage], function: Callable[..., None], skip: tuple[str, ...] = ()) -> Callable[..., None]:
+    """`function(common, flags, ...)` as a command: what all such commands take, its own options, the stage's fields.
+
+    The values given for the stage's fields arrive as one dict in `flags`, ready for `build`; fields in `skip` get none.
     """
-    own = {n: p for n, p in inspect.signature(function, eval_str=True).parameters.items() if n != "flags"}
-    paths = {name: path for name, path in _scalar_paths(stage).items() if name not in {*own, *skip}}
-    options = [_option(name, _field_at(stage, path)) for name, path in paths.items()]
+    shared = dict(signature(Common, eval_str=True).parameters)
+    own = {n: p for n, p in signature(function, eval_str=True).parameters.items() if n not in ("common", "flags")}
+    paths = {name: path for name, path in _scalar_paths(stage).items() if name not in {*shared, *own, *skip}}
+    options = {name: _option(name, _field_at(stage, path)) for name, path in paths.items()}
 
     def command(**values: Any) -> None:
-        given = {paths[name]: values.pop(name) for name in paths}
+        given = {path: values.pop(name) for name, path in paths.items()}
         flags = {path: value for path, value in given.items() if value is not UNSET and value != []}
-        function(flags=flags, **values)
+        common = Common(**{name: values.pop(name) for name in shared})
+        function(common=common, flags=flags, **values)
 
     command.__doc__ = function.__doc__
     command.__name__ = function.__name__
     command.__module__ = function.__module__
-    parameters = [*own.values(), *options]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in (shared | own | options).values()]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
 
-def build(stage: type[Stage], flags: Mapping[tuple[str, ...], Any], sets: list[str] | None = None) -> Stage:
+def build(stage: type[Stage], flags: Flags, sets: list[str] | None = None) -> Stage:
     """The stage that the flags and the `--set key=value` entries describe. Raises UsageError."""
     settings: dict[str, Any] = {}
     for path, value in flags.items():
         family = value is not None and _is_family(_field_at(stage, path))
         _place(settings, path, {"kind": value} if family else value)
     for entry in sets or []:
-        key, equals, text = entry.partition("=")
-        if not equals:
-            raise UsageError(f"{entry!r} is not key=value", where="--set")
-        _place(settings, tuple(key.split(".")), yaml.safe_load(text))
+        key, value = read_setting(entry, "--set")
+        _place(settings, tuple(key.split(".")), value)
     kind = get_args(stage.model_fields["kind"].annotation)[0]
     try:
         return stage.model_validate({"kind": kind} | settings)
@@ -102,7 +103,7 @@ def _field_at(spec: type[Spec], path: tuple[str, ...]) -> FieldInfo:
     return spec.model_fields[path[-1]]
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+def _option(name: str, field: FieldInfo) -> Parameter:
     kind = _type_of(field)
     default = field.get_default(call_default_factory=True)
     shown = getattr(default, "kind", default)
@@ -111,9 +112,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     known = shown not in (None, (), {}) and field.default is not ...
     default_text = f" [default: {shown}]" if known and isinstance(shown, str | int | float | bool) else ""
     option = typer.Option(*flags, help=(field.description or "") + default_text, show_default=False)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=UNSET, annotation=Annotated[kind | None, option]
-    )
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=UNSET, annotation=Annotated[kind | None, option])
 
 
 def _type_of(field: FieldInfo) -> Any:

@@ -22,9 +22,7 @@ __all__ = ["inspect"]
 def inspect(
     model: ModelArgument,
     weights: WeightsOption = None,
-    tier: Annotated[
-        str | None, typer.Option("--tier", "-t", help="Say what this tier would object to.")
-    ] = None,
+    tier: Annotated[str | None, typer.Option("--tier", "-t", help="Say what this tier would object to.")] = None,
     layers: Annotated[int, typer.Option("--layers", help="Heaviest layers to list; 0: none.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output, every layer.")] = False,
 ) -> None:
@@ -104,9 +102,7 @@ def _show(facts: dict[str, Any], layers: int) -> None:
     terminal.print(head)
     heaviest = sorted(facts["layers"], key=lambda layer: -layer["weight_bytes"])[:layers]
     if heaviest:
-        table = Table(
-            box=None, pad_edge=False, header_style="bold", title="heaviest layers", title_justify="left"
-        )
+        table = Table(box=None, pad_edge=False, header_style="bold", title="heaviest layers", title_justify="left")
         for column in ("layer", "operator"):
             table.add_column(column)
         for column in ("weights", "MACs", "output"):

@@ -18,9 +18,7 @@ __all__ = ["measure"]
 def measure(
     models: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="MODEL...", help=".onnx files; the first is what the others are compared with"
-        ),
+        typer.Argument(metavar="MODEL...", help=".onnx files; the first is what the others are compared with"),
     ],
     data: DataOption = None,
     tier: Annotated[
@@ -66,13 +64,10 @@ def _measure(
     outcomes = {}
     if data is not None:
         images = load_data(DataSpec(source=data), model=models[0], seed=seed, progress=progress)
-        sessions = {
-            name: open_session(path, entries=entries) for name, path in zip(names, paths, strict=True)
-        }
+        sessions = {name: open_session(path, entries=entries) for name, path in zip(names, paths, strict=True)}
         outcomes = evaluate(sessions, images.test, reference=names[0], progress=progress)
     timed = {
-        name: open_session(path, threads=threads, entries=entries)
-        for name, path in zip(names, paths, strict=True)
+        name: open_session(path, threads=threads, entries=entries) for name, path in zip(names, paths, strict=True)
     }
     latencies = time_sessions(timed, {name: one_input(session) for name, session in timed.items()})
     rows = []
@@ -90,9 +85,7 @@ def _measure(
             "speedup": latencies[names[0]].median_ms / latency.median_ms,
         }
         rows.append(
-            row
-            | accuracy_facts(outcomes.get(name))
-            | against_facts(outcomes.get(name), outcomes.get(names[0]))
+            row | accuracy_facts(outcomes.get(name)) | against_facts(outcomes.get(name), outcomes.get(names[0]))
         )
     return rows
 

@@ -78,9 +78,7 @@ def check(name: Annotated[str, typer.Argument(help="A recipe file, or one that s
 @reporting
 def new(
     file: Annotated[Path, typer.Argument(help="Where to write it.")],
-    model: Annotated[
-        str, typer.Option("--model", help="The network to start from.")
-    ] = "torchvision:resnet18",
+    model: Annotated[str, typer.Option("--model", help="The network to start from.")] = "torchvision:resnet18",
     data: Annotated[str, typer.Option("--data", help="The images.")] = "digits",
     tier: Annotated[list[str] | None, typer.Option("--tier", help="Repeat for several.")] = None,
 ) -> None:

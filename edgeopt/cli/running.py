@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,16 +16,15 @@ from edgeopt.model.reference import ModelRef
 from edgeopt.recipe import Recipe
 
 __all__ = [
+    "Common",
     "DataOption",
     "ModelArgument",
     "OutOption",
     "SeedOption",
-    "SetOption",
-    "TierOption",
     "WeightsOption",
     "execute",
-    "model_reference",
-    "one_stage",
+    "read_setting",
+    "run_stages",
 ]
 
 ModelArgument = Annotated[
@@ -32,9 +32,7 @@ ModelArgument = Annotated[
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option(
-        "--data", "-d", help="digits, a folder of images, x.npz, torchvision:CIFAR10 or data.py:factory"
-    ),
+    typer.Option("--data", "-d", help="digits, a folder of images, x.npz, torchvision:CIFAR10 or data.py:factory"),
 ]
 TierOption = Annotated[
     list[str] | None,
@@ -49,39 +47,67 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, as in a recipe: a.b=c"),
 ]
+ModelSettingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-setting", metavar="KEY=VALUE", help="For a network built from code: num_classes=10, width=0.5 ..."
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
 
 
-def model_reference(model: str, weights: str | None, settings: dict[str, Any] | None = None) -> ModelRef:
-    """What MODEL and --weights say together."""
-    return ModelRef(source=model, weights=weights, settings=settings or {})
+@dataclass(frozen=True)
+class Common:
+    """What every command takes that runs one stage on one model."""
+
+    model: ModelArgument
+    data: DataOption = None
+    tier: TierOption = None
+    out: OutOption = None
+    weights: WeightsOption = None
+    seed: SeedOption = 0
+    sets: SetOption = None
+    settings: ModelSettingOption = None
 
 
-def one_stage(
-    command: str,
-    model: ModelRef,
-    data: str | None,
-    stages: tuple[Any, ...],
-    tier: list[str] | None,
-    seed: int,
-) -> Recipe:
-    """The recipe that a single-stage command stands for. Raises UsageError."""
+def run_stages(command: str, common: Common, stages: tuple[Any, ...]) -> None:
+    """Run the recipe that a single-stage command stands for. Raises EdgeoptError."""
     from pydantic import ValidationError
 
     from edgeopt.data.spec import DataSpec
 
+    name = Path(common.model.rpartition(":")[2]).stem or "model"
     try:
-        return Recipe(
-            name=f"{command}-{_stem(model.source)}",
-            model=model,
-            data=DataSpec(source=data) if data else None,
+        recipe = Recipe(
+            name=f"{command}-{name}",
+            model=ModelRef(
+                source=common.model,
+                weights=common.weights,
+                settings=dict(read_setting(entry, "--model-setting") for entry in common.settings or []),
+            ),
+            data=DataSpec(source=common.data) if common.data else None,
             stages=stages,
-            tiers=tuple(tier or ()),
-            seed=seed,
+            tiers=tuple(common.tier or ()),
+            seed=common.seed,
         )
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(first["msg"], where=".".join(map(str, first["loc"]))) from error
+    execute(recipe, common.out)
+
+
+def read_setting(entry: str, flag: str) -> tuple[str, Any]:
+    """`"a.b=0.5"` -> `("a.b", 0.5)`; values are read as YAML. Raises UsageError."""
+    import yaml
+
+    key, equals, text = entry.partition("=")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{text!r} is not a value", where=f"{flag} {key}") from error
+    if not key or not equals:
+        raise UsageError(f"{entry!r} is not KEY=VALUE", where=flag)
+    return key, value
 
 
 def execute(recipe: Recipe, out: Path | None) -> None:
@@ -98,10 +124,4 @@ def execute(recipe: Recipe, out: Path | None) -> None:
     terminal.print(f"\n{folder / 'report.html'}  {folder / 'report.json'}", markup=False)
     failed = [verdict for verdict in report.gate if not verdict.ok]
     if failed:
-        raise GateFailed(
-            f"{len(failed)} of {len(report.gate)} limits do not hold", where=str(folder / "report.json")
-        )
-
-
-def _stem(source: str) -> str:
-    return Path(source.rpartition(":")[2]).stem or "model"
+        raise GateFailed(f"{len(failed)} of {len(report.gate)} limits do not hold", where=str(folder / "report.json"))

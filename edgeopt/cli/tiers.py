@@ -14,19 +14,13 @@ __all__ = ["tiers"]
 
 
 def tiers(
-    name: Annotated[
-        str | None, typer.Argument(help="Show one tier's every property; a name or a file.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Show one tier's every property; a name or a file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """List the tiers and their limits. A tier of your own is a copy of one of these files, named by its path."""
     chosen = [load_tier(name)] if name else [load_tier(known) for known in list_tiers()]
     if as_json or name:
-        print_json(
-            [tier.model_dump(mode="json") for tier in chosen]
-            if not name
-            else chosen[0].model_dump(mode="json")
-        )
+        print_json([tier.model_dump(mode="json") for tier in chosen] if not name else chosen[0].model_dump(mode="json"))
         return
     from rich.table import Table
 

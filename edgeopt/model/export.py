@@ -109,9 +109,7 @@ def _torchvision(name: str, published: bool, settings: dict[str, Any]) -> Built:
     best = torchvision.models.get_model_weights(name).DEFAULT
     changed = settings.get("num_classes", 1000) != 1000
     try:
-        module = torchvision.models.get_model(
-            name, weights=best if published and not changed else None, **settings
-        )
+        module = torchvision.models.get_model(name, weights=best if published and not changed else None, **settings)
     except OSError as error:
         raise _no_download(f"torchvision:{name}", error) from error
     except (TypeError, ValueError) as error:
@@ -134,9 +132,7 @@ def _timm(name: str, published: bool, settings: dict[str, Any]) -> Built:
     try:
         import timm
     except ImportError as error:
-        raise UsageError(
-            "timm is not installed", where=f"timm:{name}", fix="pip install 'edgeopt[timm]'"
-        ) from error
+        raise UsageError("timm is not installed", where=f"timm:{name}", fix="pip install 'edgeopt[timm]'") from error
     settings = dict(settings)
     size = settings.pop("size", None)
     published = published and "num_classes" not in settings
@@ -165,9 +161,7 @@ def _edgeopt(name: str, published: bool, settings: dict[str, Any]) -> Built:
     import edgeopt.networks as networks
 
     if name not in networks.__all__:
-        raise UsageError(
-            f"edgeopt has no network {name!r}", fix=f"choose one of {', '.join(networks.__all__)}"
-        )
+        raise UsageError(f"edgeopt has no network {name!r}", fix=f"choose one of {', '.join(networks.__all__)}")
     return _build(getattr(networks, name), settings, f"edgeopt:{name}")
 
 

@@ -75,9 +75,7 @@ def read_onnx(path: Path) -> Model:
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
-        raise UsageError(
-            "is not an ONNX file, or is truncated", where=str(path), fix="export it again"
-        ) from error
+        raise UsageError("is not an ONNX file, or is truncated", where=str(path), fix="export it again") from error
     if not proto.graph.node or not proto.graph.output or not proto.opset_import:
         raise UsageError("is not an ONNX model (no graph in it)", where=str(path), fix="export it again")
     _check_external(proto, path)
@@ -90,9 +88,7 @@ def read_onnx(path: Path) -> Model:
         raise
     except Exception as error:  # onnx_ir raises many types on malformed graphs
         message = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"is a broken ONNX model ({message})", where=str(path), fix="export it again"
-        ) from error
+        raise UsageError(f"is a broken ONNX model ({message})", where=str(path), fix="export it again") from error
     return check_finite(model, str(path))
 
 

@@ -123,8 +123,6 @@ class Model:
 
 
 def _info(value: ir.Value) -> TensorInfo:
-    shape = tuple(
-        dim if isinstance(dim, int) else (dim.value or "?") for dim in (value.shape or ir.Shape([]))
-    )
+    shape = tuple(dim if isinstance(dim, int) else (dim.value or "?") for dim in (value.shape or ir.Shape([])))
     dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
     return TensorInfo(value.name or "", shape, dtype)

@@ -19,9 +19,7 @@ __all__ = ["ModelRef"]
 class ModelRef(Spec):
     """A model by name; a plain string in a recipe means `{source: that}`."""
 
-    source: str = Field(
-        description="x.onnx, x.pt2, torchvision:NAME, timm:NAME, edgeopt:NAME or net.py:factory"
-    )
+    source: str = Field(description="x.onnx, x.pt2, torchvision:NAME, timm:NAME, edgeopt:NAME or net.py:factory")
     weights: str | None = Field(
         None,
         description="x.safetensors or x.pt (a state dict); `none`: random; default: what the source publishes",

@@ -28,9 +28,7 @@ class Placement(Spec):
     weights: Literal["per_channel", "per_tensor"] = Field(
         "per_channel", description="int8 symmetric; one scale per output channel or per tensor"
     )
-    quantize_bias: bool = Field(
-        True, description="bias as int32 with scale input*weight; false: bias stays float"
-    )
+    quantize_bias: bool = Field(True, description="bias as int32 with scale input*weight; false: bias stays float")
     quantize_outputs: bool = Field(
         True,
         description="every operator of `operators` gets Q/DQ on its output too; "
@@ -50,15 +48,11 @@ class Tier(Spec):
         description="accepted, most wanted first; a model that no int8 stage touched takes the first float one"
     )
     dynamic_batch: bool = Field(True, description="false: batch 1, every shape a number")
-    integer_only: bool = Field(
-        False, description="every node between the input and the output runs in integers"
-    )
+    integer_only: bool = Field(False, description="every node between the input and the output runs in integers")
     opset: int = Field(20, description="ONNX opset of the artifact")
     width_multiple: int = Field(1, ge=1, description="channel counts its kernels like")
     placement: Placement = Placement()
-    strip: bool = Field(
-        False, description="drop names, value_info, doc strings that the runtime does not need"
-    )
+    strip: bool = Field(False, description="drop names, value_info, doc strings that the runtime does not need")
     max_bytes: Bytes | None = Field(None, description="hard limit on the artifact's file")
     max_peak_ram_bytes: Bytes | None = Field(None, description="hard limit on activation RAM")
     float_operators: tuple[str, ...] = Field(

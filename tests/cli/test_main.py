@@ -39,9 +39,7 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     assert modules_after(code) == set()
 
 
-@pytest.mark.parametrize(
-    "module", ["edgeopt.gate", "edgeopt.report", "edgeopt.cli.gate", "edgeopt.cli.report"]
-)
+@pytest.mark.parametrize("module", ["edgeopt.gate", "edgeopt.report", "edgeopt.cli.gate", "edgeopt.cli.report"])
 def test_gate_and_report_load_neither_torch_nor_onnx(module: str) -> None:
     assert modules_after(f"import {module}") <= {"pydantic"}
 
@@ -75,9 +73,7 @@ def test_flags_are_read_off_the_fields_of_the_stage() -> None:
         (["gate", "missing.json", "--max-size", "1KB"], "missing.json"),
     ],
 )
-def test_a_users_mistake_is_one_sentence_and_exit_code_2(
-    arguments: list[str], sentence: str, tmp_path: Path
-) -> None:
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     done = edgeopt(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr

@@ -179,9 +179,7 @@ def factory(tmp_path: Path) -> Path:
 def test_a_factory_takes_settings_and_weights(factory: Path, suffix: str) -> None:
     from safetensors.torch import save_file
 
-    state = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 6, 3), torch.nn.Flatten(), torch.nn.Linear(216, 10)
-    ).state_dict()
+    state = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 3), torch.nn.Flatten(), torch.nn.Linear(216, 10)).state_dict()
     weights = factory.with_suffix(f".{suffix}")
     if suffix == "pt":
         torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, weights)
