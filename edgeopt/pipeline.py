@@ -85,7 +85,7 @@ def _load(recipe: Recipe, store: Store, progress: Progress) -> tuple[Step, Data 
     key = digest(["load", recipe.model.fingerprint(), recipe.seed, __version__])
     done = store.do("00-load", key, lambda _: StageResult(recipe.model.load(recipe.seed)))
     settings = recipe.model.model_dump(mode="json")
-    step = Step(done, kind="load", title=recipe.model.source, settings=settings)
+    step = Step(done, kind="load", title=Path(recipe.model.source).name, settings=settings)
     if recipe.data is None:
         return step, None
     data = load_data(recipe.data, model=done.model, seed=recipe.seed, progress=progress)

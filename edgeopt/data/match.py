@@ -33,7 +33,8 @@ def fit_classes(
         raise UsageError(
             f"has {count} classes, the model's output has {width}",
             where=where,
-            fix="use the data the model was trained on, or a model of as many outputs",
+            fix="use the data the model was trained on, or build a network with as many outputs "
+            f"(--model-setting num_classes={count}, `settings:` in a recipe)",
         )
     if classes and stated:
         progress.warn(f"class names ({classes[0]}, ...) are not the model's ({stated[0]}, ...); taken in order")
