@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -25,7 +25,7 @@ from edgeopt.spec import Spec
 from edgeopt.tiers import Tier, load_tier
 from edgeopt.train.stage import Train
 
-__all__ = ["AnyStage", "Recipe", "find_recipe", "list_recipes", "load_recipe", "recipes_folder"]
+__all__ = ["AnyStage", "Recipe", "find_recipe", "list_recipes", "load_recipe", "problem", "recipes_folder"]
 
 AnyStage = Annotated[Train | Distill | Prune | Quantize, Field(discriminator="kind")]
 """Every kind of stage. A new kind is one more name in this line."""
@@ -44,6 +44,16 @@ class Recipe(Spec):
     )
     gate: dict[str, Limits] = Field({}, description="limits by tier (or `all`) that the artifacts must hold")
     seed: int = Field(0, ge=0, description="of every random choice: splits, weights, augmentation, calibration")
+
+    @model_validator(mode="after")
+    def _tiers_have_folders_of_their_own(self) -> Recipe:
+        names = [tier.name for tier in self.load_tiers()]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two of its tiers are named {name!r}, and each has a folder of its name")
+            if Path(name).name != name or name in ("", ".", "..", "stages"):
+                raise ValueError(f"a tier is named {name!r}, which cannot be the name of its folder")
+        return self
 
     @model_validator(mode="after")
     def _gate_names_tiers(self) -> Recipe:
@@ -135,11 +145,10 @@ def _explain(error: ValidationError, path: Path, root: yaml.Node) -> UsageError:
     first = error.errors()[0]
     location = first["loc"]
     line, key = _locate(root, location)
-    found, fix = first["msg"], ""
+    found, fix = problem(first), ""
     if first["type"] == "extra_forbidden":
         known = _keys_at(Recipe, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, 1)
-        found = "there is no such key"
         fix = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
     elif first["type"] == "union_tag_invalid":
         key += ".kind"
@@ -147,11 +156,25 @@ def _explain(error: ValidationError, path: Path, root: yaml.Node) -> UsageError:
         found = f"{first['ctx']['tag']!r} is not one of {expected}"
     elif first["type"] == "union_tag_not_found":
         key, found = f"{key}.kind", "is missing"
-    elif first["type"] == "missing":
-        found = "is missing"
-    else:
-        found = found.removeprefix("Value error, ")
     return UsageError(found, where=f"{path}:{line} {key}".rstrip(), fix=fix)
+
+
+def problem(error: Any) -> str:
+    """One of `ValidationError.errors()` in words that need no Python: what was found, and what it should be."""
+    kind, given = error["type"], error["input"]
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return "there is no such key"
+    found = repr(given) if isinstance(given, str | int | float | None) else "a mapping" if _is_map(given) else "a list"
+    if kind == "tuple_type":
+        return f"{found} is not a list"
+    message: str = error["msg"].removeprefix("Value error, ")
+    return message.replace("Input should", f"{found} should", 1)
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Mapping | Spec)
 
 
 def _locate(node: yaml.Node, location: Sequence[int | str]) -> tuple[int, str]:

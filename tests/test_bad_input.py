@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import resource
 import subprocess
 import sys
@@ -202,3 +203,58 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path, net: Path) -> None:
     said = sentence(edgeopt("quantize", net, "--data", "digits", "--out", tmp_path / "out"), 2)
     assert "out" in said
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_negative_seed_is_refused_at_once(tmp_path: Path, net: Path) -> None:
+    for command in (("run", "digits"), ("quantize", net), ("measure", net)):
+        result = edgeopt(*command, "--seed", "-1")
+        assert result.exit_code == 2, result.output
+        assert "--seed" in result.output
+
+
+def test_a_setting_is_shown_as_it_was_given(tmp_path: Path, net: Path) -> None:
+    said = sentence(edgeopt("quantize", net, "--samples", "0", "--out", tmp_path / "out"), 2)
+    assert "samples: 0 should be greater than or equal to 1" in said
+
+
+@pytest.mark.parametrize("size", ["abc", "-3", "0"])
+def test_a_size_that_is_none(size: str) -> None:
+    command = ("inspect", "torchvision:resnet18", "--weights", "none", "--model-setting", f"size={size}")
+    assert "give a whole number of pixels" in sentence(edgeopt(*command), 2)
+
+
+def test_ctrl_c_says_how_to_go_on_and_only_where_that_is_true(
+    tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeopt.pipeline.run", stop)
+    monkeypatch.setattr("edgeopt.model.load.read_onnx", stop)
+    assert "the same command goes on" in sentence(edgeopt("export", net, "--out", tmp_path / "out"), 130)
+    assert sentence(edgeopt("measure", net), 130) == "edgeopt: stopped"
+
+
+def test_measure_names_the_model_that_the_images_do_not_fit(tmp_path: Path, net: Path) -> None:
+    other = tmp_path / "color.onnx"
+    settings = {"channels": 3, "size": SIZE, "width": 4, "blocks": [1]}
+    save_model(load_model("edgeopt:residual", settings=settings), other)
+    assert "color.onnx: samples are" in sentence(edgeopt("measure", net, other, "--data", "digits"), 2)
+    assert "edgeopt export" in sentence(edgeopt("measure", tmp_path / "net.pt2"), 2)
+
+
+def test_weights_beside_the_model_count_in_its_size(tmp_path: Path, net: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(onnx.load(net), path, save_as_external_data=True, location="net.data", size_threshold=128)
+    both = sum(file.stat().st_size for file in tmp_path.iterdir())
+    shown = edgeopt("inspect", path, "--json")
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)["size_bytes"] == both
+    assert json.loads(edgeopt("measure", path, "--json").stdout)[0]["size_bytes"] == both
+
+
+def test_a_network_with_settings_can_be_inspected_and_exported(tmp_path: Path) -> None:
+    network = ("edgeopt:residual", *(f"--model-setting={entry}" for entry in ("channels=1", "size=8", "width=4")))
+    shown = edgeopt("inspect", *network, "--json")
+    assert json.loads(shown.stdout)["inputs"][0][1] == ["batch", 1, 8, 8]
+    assert edgeopt("export", *network, "--out", tmp_path / "out").exit_code == 0

@@ -84,3 +84,30 @@ def test_python_tags_do_not_run_code(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         load_recipe(write(tmp_path, text))
     assert not target.exists()
+
+
+def test_two_tiers_of_one_name_would_overwrite_each_other(tmp_path: Path) -> None:
+    (tmp_path / "mcu.yaml").write_text("description: mine\nprecisions: [int8]\n")
+    tiers = f"tiers: [mcu, {tmp_path / 'mcu.yaml'}]"
+    with pytest.raises(UsageError, match="two of its tiers are named 'mcu'"):
+        load_recipe(write(tmp_path, GOOD.replace("tiers: [mcu]", tiers)))
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "stages", ".."])
+def test_a_tier_is_written_nowhere_but_in_a_folder_of_its_own(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"name: {name}\ndescription: mine\nprecisions: [int8]\n")
+    with pytest.raises(UsageError, match="cannot be the name of its folder"):
+        load_recipe(write(tmp_path, f"model: edgeopt:residual\ntiers: [{tmp_path / 'mine.yaml'}]\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("tiers: mcu", "tiers: 'mcu' is not a list"),
+        ("stages: {kind: prune}", "stages: a mapping is not a list"),
+        ("seed: -1", "seed: -1 should be greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_value_is_shown_and_explained_without_python_words(tmp_path: Path, line: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        load_recipe(write(tmp_path, f"model: edgeopt:residual\n{line}\n"))

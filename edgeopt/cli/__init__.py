@@ -74,7 +74,7 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
             typer.echo(f"edgeopt: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            typer.echo("\nedgeopt: stopped; the same command goes on from the last finished stage", err=True)
+            typer.echo("\nedgeopt: stopped", err=True)
             raise typer.Exit(130) from error
 
     shape = signature(function, eval_str=True)

@@ -6,6 +6,7 @@ from edgeopt.cli.running import (
     Common,
     DataOption,
     ModelArgument,
+    ModelSettingOption,
     OutOption,
     SeedOption,
     TierOption,
@@ -23,6 +24,7 @@ def export(
     out: OutOption = None,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
+    settings: ModelSettingOption = None,
 ) -> None:
     """Write a model as a tier's artifact, checked against the tier's limits. With --data it is measured too."""
-    run_stages("export", Common(model, data, tier, out, weights, seed), ())
+    run_stages("export", Common(model, data, tier, out, weights, seed, settings=settings), ())

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from edgeopt.cli.running import Common, read_setting
 from edgeopt.errors import UsageError
+from edgeopt.recipe import problem
 from edgeopt.spec import Spec
 from edgeopt.stage import Stage
 
@@ -70,7 +71,7 @@ def build(stage: type[Stage], flags: Flags, sets: list[str] | None = None) -> St
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(first["msg"].removeprefix("Value error, "), where=f"{kind}: {key}") from error
+        raise UsageError(problem(first), where=f"{kind}: {key}") from error
 
 
 def _place(settings: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeopt.cli.console import console, print_json
-from edgeopt.cli.running import ModelArgument, WeightsOption
+from edgeopt.cli.running import ModelArgument, ModelSettingOption, WeightsOption, read_settings
+from edgeopt.report.onnx_file import read_onnx_file
 from edgeopt.units import format_bytes
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = ["inspect"]
 def inspect(
     model: ModelArgument,
     weights: WeightsOption = None,
+    settings: ModelSettingOption = None,
     tier: Annotated[str | None, typer.Option("--tier", "-t", help="Say what this tier would object to.")] = None,
     layers: Annotated[int, typer.Option("--layers", help="Heaviest layers to list; 0: none.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output, every layer.")] = False,
@@ -31,7 +33,7 @@ def inspect(
     from edgeopt.tiers import load_tier
 
     chosen = load_tier(tier) if tier else None
-    loaded = load_model(model, weights=weights)
+    loaded = load_model(model, weights=weights, settings=read_settings(settings))
     facts = describe(loaded, model)
     if chosen is not None:
         facts["tier"] = {"name": chosen.name, "objections": _objections(loaded, chosen, facts["size_bytes"])}
@@ -56,10 +58,9 @@ def describe(model: Model, source: str) -> dict[str, Any]:
     from edgeopt.model.profile import profile
 
     costs = profile(model)
-    path = Path(source)
     return {
         "model": source,
-        "size_bytes": path.stat().st_size if path.is_file() else costs.file_bytes,
+        "size_bytes": read_onnx_file(Path(source)).size_bytes if source.endswith(".onnx") else costs.file_bytes,
         "opset": model.graph.opset_imports.get("", 0),
         "inputs": [[info.name, list(info.shape), info.dtype.name] for info in model.inputs],
         "outputs": [[info.name, list(info.shape), info.dtype.name] for info in model.outputs],

@@ -10,6 +10,7 @@ import typer
 from edgeopt.cli.console import TerminalProgress, console, print_json
 from edgeopt.cli.running import DataOption, SeedOption
 from edgeopt.errors import UsageError
+from edgeopt.report.onnx_file import read_onnx_file
 from edgeopt.units import format_bytes
 
 __all__ = ["measure"]
@@ -35,6 +36,9 @@ def measure(
     entries = load_tier(tier).session if tier else {}
     if len({path.resolve() for path in models}) < len(models):
         raise UsageError("the same model is named twice", fix="name each once; the first is the reference")
+    for path in models:
+        if path.suffix != ".onnx":
+            raise UsageError("is no .onnx file", where=str(path), fix="write one with `edgeopt export`")
     with TerminalProgress() as progress:
         rows = _measure(models, data, entries, threads, seed, progress)
     if as_json:
@@ -52,6 +56,7 @@ def _measure(
     progress: TerminalProgress,
 ) -> list[dict[str, Any]]:
     from edgeopt.data import load_data
+    from edgeopt.data.match import fit_input
     from edgeopt.data.spec import DataSpec
     from edgeopt.measure import evaluate, time_sessions
     from edgeopt.model.load import read_onnx
@@ -64,6 +69,8 @@ def _measure(
     outcomes = {}
     if data is not None:
         images = load_data(DataSpec(source=data), model=models[0], seed=seed, progress=progress)
+        for name, model in zip(names[1:], models[1:], strict=True):
+            fit_input(images.test, model, name)
         sessions = {name: open_session(path, entries=entries) for name, path in zip(names, paths, strict=True)}
         outcomes = evaluate(sessions, images.test, reference=names[0], progress=progress)
     timed = {
@@ -75,7 +82,7 @@ def _measure(
         costs, latency = profile(model), latencies[name]
         row: dict[str, Any] = {
             "model": name,
-            "size_bytes": path.stat().st_size,
+            "size_bytes": read_onnx_file(path).size_bytes,
             "params": costs.params,
             "macs": costs.macs,
             "peak_ram_bytes": costs.peak_ram_bytes,

@@ -16,7 +16,7 @@ __all__ = ["run"]
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that ships.")],
     out: OutOption = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the recipe's.")] = None,
 ) -> None:
     """Run a recipe: its stages, an artifact for each tier, a report, the gate.
 

@@ -11,19 +11,21 @@ from typing import Annotated, Any
 import typer
 
 from edgeopt.cli.console import TerminalProgress, console
-from edgeopt.errors import GateFailed, UsageError
+from edgeopt.errors import GateFailed, Interrupted, UsageError
 from edgeopt.model.reference import ModelRef
-from edgeopt.recipe import Recipe
+from edgeopt.recipe import Recipe, problem
 
 __all__ = [
     "Common",
     "DataOption",
     "ModelArgument",
+    "ModelSettingOption",
     "OutOption",
     "SeedOption",
     "WeightsOption",
     "execute",
     "read_setting",
+    "read_settings",
     "run_stages",
 ]
 
@@ -53,7 +55,7 @@ ModelSettingOption = Annotated[
         "--model-setting", metavar="KEY=VALUE", help="For a network built from code: num_classes=10, width=0.5 ..."
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def run_stages(command: str, common: Common, stages: tuple[Any, ...]) -> None:
             model=ModelRef(
                 source=common.model,
                 weights=common.weights,
-                settings=dict(read_setting(entry, "--model-setting") for entry in common.settings or []),
+                settings=read_settings(common.settings),
             ),
             data=DataSpec(source=common.data) if common.data else None,
             stages=stages,
@@ -92,8 +94,13 @@ def run_stages(command: str, common: Common, stages: tuple[Any, ...]) -> None:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(first["msg"], where=".".join(map(str, first["loc"]))) from error
+        raise UsageError(problem(first), where=".".join(map(str, first["loc"]))) from error
     execute(recipe, common.out)
+
+
+def read_settings(entries: list[str] | None) -> dict[str, Any]:
+    """The entries of `--model-setting` as arguments of the network's constructor. Raises UsageError."""
+    return dict(read_setting(entry, "--model-setting") for entry in entries or [])
 
 
 def read_setting(entry: str, flag: str) -> tuple[str, Any]:
@@ -111,13 +118,21 @@ def read_setting(entry: str, flag: str) -> tuple[str, Any]:
 
 
 def execute(recipe: Recipe, out: Path | None) -> None:
-    """Run it with a live display, print the rows, raise GateFailed when a limit does not hold."""
+    """Run it with a live display and print the rows.
+
+    Raises GateFailed when a limit does not hold, Interrupted on Ctrl-C.
+    """
     from edgeopt.pipeline import run
     from edgeopt.report.terminal import to_terminal
 
     folder = out or Path("out") / recipe.name
-    with TerminalProgress() as progress:
-        report = run(recipe, folder, progress=progress, command="edgeopt " + shlex.join(sys.argv[1:]))
+    try:
+        with TerminalProgress() as progress:
+            report = run(recipe, folder, progress=progress, command="edgeopt " + shlex.join(sys.argv[1:]))
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "stopped", where=str(folder), fix="the same command goes on from the last finished stage or epoch"
+        ) from error
     terminal = console()
     for renderable in to_terminal(report):
         terminal.print(renderable)

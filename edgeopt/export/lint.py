@@ -93,21 +93,26 @@ def _not_per_channel(node: ir.Node) -> str | None:
     if array is None or array.ndim < 2:
         return None
     right = _output_axis(node, array.ndim)
+    if right is None:
+        return None
     if scale.size == 1:
         return None if array.shape[right] == 1 else "has one scale for the whole weight; give each channel its own"
     axis = int(attribute(weight, "axis", 1)) % array.ndim  # type: ignore[call-overload]
     return None if axis == right else f"has weight scales along axis {axis}; output channels are axis {right}"
 
 
-def _output_axis(node: ir.Node, rank: int) -> int:
+def _output_axis(node: ir.Node, rank: int) -> int | None:
+    """The weight's axis of output channels; None where a scale for each of them cannot be written down: in a grouped
+    ConvTranspose, whose axis 1 counts the channels of one group only, and in a batch of matrices.
+    """
     match node.op_type:
         case "Conv":
             return 0
         case "ConvTranspose":
-            return 1
+            return 1 if attribute(node, "group", 1) == 1 else None
         case "Gemm":
             return 0 if attribute(node, "transB", 0) else 1
-    return rank - 1
+    return 1 if rank == 2 else None
 
 
 def _weight_zero_point(node: ir.Node) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,18 +106,19 @@ def _torchvision(name: str, published: bool, settings: dict[str, Any]) -> Built:
     if name not in torchvision.models.list_models():
         raise UsageError(f"torchvision has no model {name!r}", fix="see torchvision.models.list_models()")
     settings = dict(settings)
-    size = settings.pop("size", None)
+    size = _take_size(settings, f"torchvision:{name}")
     best = torchvision.models.get_model_weights(name).DEFAULT
     changed = settings.get("num_classes", 1000) != 1000
     try:
-        module = torchvision.models.get_model(name, weights=best if published and not changed else None, **settings)
+        with contextlib.redirect_stdout(sys.stderr):  # a download announces itself; stdout is for results
+            module = torchvision.models.get_model(name, weights=best if published and not changed else None, **settings)
     except OSError as error:
         raise _no_download(f"torchvision:{name}", error) from error
     except (TypeError, ValueError) as error:
         raise UsageError(str(error), where=f"torchvision:{name} settings") from error
     transforms = best.transforms()
     crop = getattr(transforms, "crop_size", [224])[0]
-    crop = min(crop, 384) if size is None else int(size)
+    crop = min(crop, 384) if size is None else size
     resize = getattr(transforms, "resize_size", [crop])[0]
     preprocess = Preprocess(
         size=(crop, crop),
@@ -134,19 +136,20 @@ def _timm(name: str, published: bool, settings: dict[str, Any]) -> Built:
     except ImportError as error:
         raise UsageError("timm is not installed", where=f"timm:{name}", fix="pip install 'edgeopt[timm]'") from error
     settings = dict(settings)
-    size = settings.pop("size", None)
+    size = _take_size(settings, f"timm:{name}")
     published = published and "num_classes" not in settings
     if not timm.is_model(name):
         raise UsageError(f"timm has no model {name!r}", fix="see timm.list_models()")
     try:
-        module = timm.create_model(name, pretrained=published, exportable=True, **settings)
+        with contextlib.redirect_stdout(sys.stderr):
+            module = timm.create_model(name, pretrained=published, exportable=True, **settings)
     except (OSError, RuntimeError) as error:
         raise _no_download(f"timm:{name}", error) from error
     except (TypeError, ValueError) as error:
         raise UsageError(str(error), where=f"timm:{name} settings") from error
     config = timm.data.resolve_data_config({}, model=module)
     channels, height, width = config["input_size"]
-    height, width = (int(size), int(size)) if size else (height, width)
+    height, width = (size, size) if size else (height, width)
     preprocess = Preprocess(
         size=(height, width),
         resize=None if size else round(height / config["crop_pct"]),
@@ -155,6 +158,16 @@ def _timm(name: str, published: bool, settings: dict[str, Any]) -> Built:
         color="gray" if channels == 1 else "rgb",
     )
     return module, (channels, height, width), Meta(preprocess=preprocess)
+
+
+def _take_size(settings: dict[str, Any], where: str) -> int | None:
+    """The setting `size`, taken out: pixels of the square input; None: the network's own. Raises UsageError."""
+    size = settings.pop("size", None)
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise UsageError(
+            f"size is {size!r}", where=f"{where} settings", fix="give a whole number of pixels, such as 64"
+        )
+    return size
 
 
 def _edgeopt(name: str, published: bool, settings: dict[str, Any]) -> Built:
@@ -217,9 +230,9 @@ def _read_state(path: Path) -> dict[str, Any]:
 
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # a file that is no archive is a pickle to torch, and fails as one
         raise UsageError(
-            f"cannot be read as a state dict ({_first_line(error)})",
+            f"cannot be read as a state dict ({type(error).__name__}: {_first_line(error)})",
             where=str(path),
             fix="save it with torch.save(module.state_dict(), path) or as .safetensors",
         ) from error

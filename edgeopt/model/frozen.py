@@ -6,8 +6,6 @@ a mark on the initializer keeps it through copies and files. `to_torch` does not
 
 from __future__ import annotations
 
-import ast
-
 import onnx_ir as ir
 
 __all__ = ["freeze_all_but", "is_frozen", "parameter_names"]
@@ -16,7 +14,6 @@ MARK = "edgeopt.frozen"
 """Metadata entry of a marked initializer."""
 
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
-_FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
 
 
 def parameter_names(exported: ir.Model) -> set[str]:
@@ -26,16 +23,15 @@ def parameter_names(exported: ir.Model) -> set[str]:
 
 
 def freeze_all_but(graph: ir.Model, parameters: set[str]) -> None:
-    """Mark every float initializer that neither is one of `parameters` nor was folded from one, in place.
+    """Mark every float initializer that is not one of `parameters`, in place.
 
     Nothing is marked when no parameters are known: better to train a mask than to train nothing. What the
-    exporter and the folding noted on the initializers is read here and dropped.
+    exporter noted on the initializers is dropped.
     """
     for name, value in graph.graph.initializers.items():
-        sources = {name, *ast.literal_eval(value.metadata_props.get(_FOLDED_FROM, "[]"))}
         value.metadata_props.clear()
         is_float = value.dtype is not None and value.dtype.is_floating_point()
-        if parameters and parameters.isdisjoint(sources) and is_float:
+        if parameters and name not in parameters and is_float:
             value.metadata_props[MARK] = "1"
 
 

@@ -35,6 +35,8 @@ element.
 """
 
 CONVERTERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
+KEEPERS = frozenset({"DequantizeLinear", "Transpose"})
+"""Operators through which a weight is still the layer's weight."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def layer_name(node: ir.Node) -> str:
         source = value
         while source is not None and source.const_value is None:
             maker = source.producer()
-            source = maker.inputs[0] if maker is not None and maker.op_type == "DequantizeLinear" else None
+            source = maker.inputs[0] if maker is not None and maker.op_type in KEEPERS else None
         stem, found, _ = ((source.name if source is not None else "") or "").partition(".weight")
         if found and stem:
             return stem

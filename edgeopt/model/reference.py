@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from edgeopt.errors import UsageError
+from edgeopt.report.onnx_file import read_onnx_file
 from edgeopt.spec import Spec, digest
 
 if TYPE_CHECKING:
@@ -42,8 +45,18 @@ class ModelRef(Spec):
         """SHA-256 of what the reference says and of the files it names, without building the network."""
         files = [self.source.partition(".py:")[0] + ".py" if ".py:" in self.source else self.source]
         files += [self.weights or ""]
+        files += [str(file) for file in _external_data(Path(self.source))]
         contents = {file: _hash_file(Path(file)) for file in files if file and Path(file).is_file()}
         return digest([self.model_dump(mode="json"), contents])
+
+
+def _external_data(path: Path) -> tuple[Path, ...]:
+    """Where an .onnx file keeps weights outside itself; nothing where it cannot be read: `load` says what is wrong."""
+    if path.suffix != ".onnx":
+        return ()
+    with suppress(UsageError):
+        return read_onnx_file(path).external
+    return ()
 
 
 def _hash_file(path: Path) -> str:

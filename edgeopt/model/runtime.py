@@ -41,7 +41,7 @@ def open_session(
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, in its words; onnxruntime would print it besides
     options.intra_op_num_threads = threads or cpu_count()
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0" if (threads or 2) > 1 else "1")

@@ -13,6 +13,7 @@ from edgeopt.model.passes import (
     expand_batchnorm,
     fix_reshapes,
     fold_batchnorm,
+    fold_transposes,
     mean_to_pool,
     remove_dead,
     remove_identities,
@@ -29,11 +30,11 @@ TOLERANCE = 1e-4
 def simplify(model: Model, *, batch: int | None = None, progress: Progress = SILENT) -> Model:
     """A new model that computes the same with fewer and plainer operators; metadata is kept.
 
-    Constants are folded, dead nodes, Identity and Dropout removed, BatchNormalization folded into the layer
-    before it where there is one, a mean over H, W made GlobalAveragePool, and computed Reshape targets made
-    constants. `batch` fixes the batch dim; None keeps it as it is. Each step's result is run against its
-    input on a random batch and dropped with a warning when they disagree. Raises StageFailed when
-    onnxruntime cannot run `model`.
+    Constants are folded (a transposed weight keeps its name), dead nodes, Identity and Dropout removed,
+    BatchNormalization folded into the layer before it where there is one, a mean over H, W made
+    GlobalAveragePool, and computed Reshape targets made constants. `batch` fixes the batch dim; None keeps it
+    as it is. Each step's result is run against its input on a random batch and dropped with a warning when
+    they disagree. Raises StageFailed when onnxruntime cannot run `model`.
     """
     plain = infer_shapes(model, batch)
     reference = _Reference(model, batch)
@@ -95,7 +96,7 @@ def random_feeds(model: Model, batch: int, seed: int = 0) -> dict[str, np.ndarra
 
 def _own_passes(model: Model) -> Model:
     changed = model.copy()
-    for step in (remove_identities, fold_batchnorm, mean_to_pool, fix_reshapes, remove_dead):
+    for step in (remove_identities, fold_transposes, fold_batchnorm, mean_to_pool, fix_reshapes, remove_dead):
         step(changed.graph)
     return changed
 

@@ -143,10 +143,11 @@ class _Builder:
 
     def build(self) -> OnnxModule:
         self._hold_initializers()
-        for value in self.graph.inputs:
-            if value.name not in self.graph.initializers:
-                self.nodes[value] = self.fx.placeholder(value.name or "input")
-                self.anchor = self.anchor or self.nodes[value]
+        inputs = [value for value in self.graph.inputs if value.name not in self.graph.initializers]
+        for number, value in enumerate(inputs):
+            # a place, not the graph's name: `input.1` is no Python argument, `self` is another
+            self.nodes[value] = self.fx.placeholder(f"input_{number}")
+            self.anchor = self.anchor or self.nodes[value]
         for node in self.graph:
             self._add(node)
         results = [self._tensor(value) for value in self.graph.outputs]

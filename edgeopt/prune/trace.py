@@ -20,7 +20,7 @@ from edgeopt.model.shapes import infer_shapes, measure_shapes, static_shape
 from edgeopt.prune.labels import Block, Blocks
 from edgeopt.prune.ties import FIXED, Ties
 
-__all__ = ["Trace", "Tracer", "trace"]
+__all__ = ["BATCH", "Trace", "Tracer", "trace"]
 
 BATCH = 2
 """Shapes are traced for this batch, so that the batch dim is not taken for one of length one."""

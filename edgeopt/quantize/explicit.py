@@ -14,6 +14,7 @@ from edgeopt.tiers import Tier
 
 __all__ = ["plan_inputs"]
 
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 OTHER = "this tier quantizes the inputs of Conv, Gemm, MatMul and residual Adds only"
 
 
@@ -48,7 +49,8 @@ def plan_inputs(nodes: Sequence[ir.Node], tier: Tier, excluded: set[str]) -> Pla
 
 def _residual_input(node: ir.Node, integer: dict[str, str]) -> int | None:
     """Which input of an Add is the one beside the convolution it is fused into: the last made of those that go
-    nowhere else is fused. None when neither comes straight from an integer layer."""
+    nowhere else is fused. None when neither comes straight from an integer convolution: a transformer's residual
+    stream gains no kernel by a pair and loses its small values to its outliers."""
     fused: int | None = None
     latest = -1
     order = list(integer)
@@ -56,7 +58,7 @@ def _residual_input(node: ir.Node, integer: dict[str, str]) -> int | None:
         maker = value.producer() if value is not None else None
         if maker is None or maker.name not in integer or len(maker.outputs[0].uses()) > 1:
             continue
-        if maker.op_type in COMPUTE and order.index(maker.name) > latest:
+        if maker.op_type in CONVOLUTIONS and order.index(maker.name) > latest:
             fused, latest = index, order.index(maker.name)
     other = None if fused is None else node.inputs[1 - fused]
     return 1 - fused if fused is not None and constant_of(other) is None else None

@@ -115,17 +115,21 @@ class Quantize(Stage):
 
 
 def _prepare(model: Model, tier: Tier, context: Context) -> Model:
-    """The model as it will be deployed, still in float: checked, simplified, opset 13 or newer, dtypes inferred."""
+    """The model as it will be deployed, still in float: checked, simplified, opset 13 or newer, dtypes inferred.
+
+    What is left of BatchNormalization has no integer kernel anywhere; Mul and Add have, where nothing may stay float.
+    """
     from edgeopt.model.child import convert_opset
     from edgeopt.model.shapes import infer_shapes
-    from edgeopt.model.simplify import simplify
+    from edgeopt.model.simplify import simplify, split_batchnorm
 
     _refuse_unfit(model)
     batch = None if tier.dynamic_batch else 1
     simple = simplify(model, batch=batch, progress=context.progress)
     if simple.graph.opset_imports.get("", LOWEST_OPSET) < LOWEST_OPSET:
         simple = convert_opset(simple, LOWEST_OPSET)
-    return infer_shapes(simple, batch)
+    shaped = infer_shapes(simple, batch)
+    return split_batchnorm(shaped) if tier.integer_only else shaped
 
 
 def _refuse_unfit(model: Model) -> None:

@@ -51,6 +51,8 @@ class OnnxFile:
     operators: dict[str, int]
     """Operator name to its number of nodes in the main graph."""
     metadata: dict[str, str]
+    external: tuple[Path, ...] = ()
+    """The files that hold its external data."""
 
 
 def read_onnx_file(path: Path) -> OnnxFile:
@@ -68,11 +70,13 @@ def read_onnx_file(path: Path) -> OnnxFile:
             where=str(path),
             fix="give an .onnx file or a report.json",
         ) from error
+    external = tuple(_external_file(path, name) for name in sorted(found.external))
     return OnnxFile(
-        size_bytes=path.stat().st_size + sum(_external_bytes(path, name) for name in found.external),
+        size_bytes=sum(file.stat().st_size for file in (path, *external)),
         params=sum(count for name, count in found.tensors.items() if name not in found.others and count > 1),
         operators=dict(found.operators),
         metadata=found.metadata,
+        external=external,
     )
 
 
@@ -210,13 +214,14 @@ def _read_entry(entry: _Message) -> tuple[str, str]:
     return parts.get(ENTRY_KEY, ""), parts.get(ENTRY_VALUE, "")
 
 
-def _external_bytes(model: Path, location: str) -> int:
+def _external_file(model: Path, location: str) -> Path:
     folder = model.parent.resolve()
     try:
         data = (folder / location).resolve()
         if not data.is_relative_to(folder):
             raise UsageError(f"names external data outside its own folder ({location!r})", where=str(model))
-        return data.stat().st_size
+        data.stat()
+        return data
     except (OSError, ValueError) as error:
         raise UsageError(
             f"names external data that is not beside it ({location!r})",

@@ -1,6 +1,7 @@
 """Each rule of explicit quantization, kept and broken."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from edgeopt.export.lint import lint
@@ -37,6 +38,15 @@ def test_unsigned_activations_are_not_symmetric(qdq_net):
 def test_scales_along_the_wrong_axis_are_found(qdq_net):
     (finding,) = lint(qdq_net(axis=1), TENSORRT)
     assert str(finding) == "conv: has weight scales along axis 1; output channels are axis 0"
+
+
+def test_no_scale_for_each_channel_is_asked_for_where_none_can_be_written(qdq_net):
+    model = qdq_net(scales=1)
+    layer = next(node for node in model.graph.graph if node.op_type == "Conv")
+    layer.op_type = "ConvTranspose"
+    assert rules(model) == {"per_channel_weights"}
+    layer.attributes["group"] = ir.AttrInt64("group", 2)
+    assert rules(model) == set()
 
 
 def test_a_finding_names_the_node_and_what_to_do(qdq_net):

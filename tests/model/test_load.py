@@ -1,5 +1,6 @@
 """The one door in: what comes through, and what is turned away with a sentence."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from edgeopt.errors import UsageError
 from edgeopt.model import Meta, Preprocess
 from edgeopt.model.export import export_module
 from edgeopt.model.load import load_model, read_onnx, save_model
+from edgeopt.model.reference import ModelRef
 from edgeopt.model.runtime import open_session, run
 
 
@@ -247,3 +249,23 @@ def test_published_weights_that_cannot_be_fetched_say_what_would_do(monkeypatch:
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(UsageError, match=r"could not be downloaded .*--weights none"):
         load_model("torchvision:squeezenet1_1")
+
+
+def test_other_weights_in_the_data_file_are_another_model(tmp_path: Path) -> None:
+    reference = ModelRef(source=str(external(tmp_path, "w.bin")))
+    before = reference.fingerprint()
+    (tmp_path / "w.bin").write_bytes((WEIGHT + 1).tobytes())
+    assert reference.fingerprint() != before
+
+
+def test_a_download_does_not_write_among_the_results(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def announce(*_: object, **__: object) -> None:
+        sys.stdout.write("Downloading: ...")
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models.get_model", announce)
+    with pytest.raises(UsageError, match="could not be downloaded"):
+        load_model("torchvision:resnet18")
+    assert capsys.readouterr().out == ""

@@ -111,6 +111,12 @@ def test_layers_are_called_as_in_torch():
     assert costs.layers[0].weight_bytes == 4 * 54
 
 
+def test_a_linear_layer_is_called_as_in_torch_though_its_weight_is_transposed():
+    nodes = [node("Transpose", "head.weight", "t"), node("MatMul", "x t")]
+    costs = profile(build(nodes, (1, 4), **{"head.weight": weight(3, 4)}))
+    assert [(layer.name, layer.params) for layer in costs.layers] == [("head", 12)]
+
+
 def test_file_bytes_are_those_of_the_file():
     model = build([node("MatMul", "x w")], (1, 40), w=weight(40, 40))
     assert profile(model).file_bytes == len(model.to_bytes())

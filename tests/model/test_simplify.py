@@ -137,6 +137,24 @@ def test_a_batchnorm_with_nothing_to_fold_into_can_become_mul_and_add():
     assert same_outputs(outputs(model, (2, 4, 3, 3)), outputs(split, (2, 4, 3, 3)), 1e-5)
 
 
+def test_a_transposed_weight_becomes_a_weight_of_the_same_name():
+    nodes = [
+        helper.make_node("Transpose", ["a.weight"], ["at"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "at"], ["h"]),
+        helper.make_node("Transpose", ["tied.weight"], ["tt"]),
+        helper.make_node("MatMul", ["h", "tt"], ["i"]),
+        helper.make_node("MatMul", ["i", "tied.weight"], ["y"]),
+    ]
+    model = build(nodes, ["n", 4], None, **{"a.weight": weight(6, 4), "tied.weight": weight(5, 6)})
+    folded = model.copy()
+    assert passes.fold_transposes(folded.graph) == 2
+    assert operators(folded) == {"MatMul": 3}
+    shapes = {name: array.shape for name, array in folded.weights().items()}
+    assert shapes == {"a.weight": (4, 6), "tied.weight": (5, 6), "tied.weight.1": (6, 5)}
+    assert same_outputs(outputs(model, (2, 4)), outputs(folded, (2, 4)), 1e-6)
+    assert "a.weight" in simplify(model).weights()
+
+
 @pytest.mark.parametrize("opset", [13, 18])
 @pytest.mark.parametrize("keepdims", [0, 1])
 @pytest.mark.parametrize("axes", [(2, 3), (-1, -2)])

@@ -76,6 +76,15 @@ def test_agrees_with_onnxruntime_and_the_network_it_came_from_at_any_batch():
         assert relative(found, network.eval()(x).detach().numpy()) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["input.1", "self", "class", "x:0"])
+def test_an_input_may_have_any_name_that_onnx_allows(name):
+    _, model = small()
+    renamed = model.copy()
+    renamed.graph.graph.inputs[0].name = name
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(to_torch(renamed)(x), to_torch(model)(x))
+
+
 def test_trains_step_for_step_as_the_network_it_came_from():
     network, model = small()
     module = to_torch(model)

@@ -101,3 +101,14 @@ def test_how_many_operators_and_node_tests(note):
 def test_no_skip_without_a_test_that_it_skips():
     names = [case.name for cases in node_tests().values() for case in cases]
     assert all(any(re.match(pattern, name) for name in names) for pattern in SKIPPED)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_convolutions_take_part_in_autocast_on_a_cpu(rank, transposed):
+    """Fabric casts the input to bf16 and leaves the weight to autocast."""
+    operator = OPERATORS["ConvTranspose" if transposed else "Conv"].function
+    x, weight = torch.ones(1, 4, *[5] * rank, dtype=torch.bfloat16), torch.ones(4, 4, *[3] * rank)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert operator(x, weight).dtype == torch.bfloat16
+        assert operator(x.float(), weight, pads=[1, 0] * rank).dtype == torch.bfloat16

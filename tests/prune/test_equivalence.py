@@ -46,6 +46,22 @@ def test_wrong_channels_in_one_weight_are_seen_where_they_are_made(residual: Mod
     assert difference.value == "e"
 
 
+def test_a_shape_with_the_traced_batch_in_it_is_seen(make: SimpleNamespace) -> None:
+    model = make.build(
+        "a = Conv(x, c1) p = GlobalAveragePool(a) f = Reshape(p, flat) y = Gemm<transB=1>(f, head)",
+        {"c1": (8, 3, 1, 1), "flat": np.array([-1, 8]), "head": (5, 8)},
+    )
+    plan = make.plan_of(model)
+    kept = make.half(plan)
+    pruned, _ = remove(model, plan, kept)
+    assert compare(model, pruned, plan, kept, seed=0).relative < 1e-5
+    reshape = next(node for node in pruned.graph.graph if node.op_type == "Reshape")
+    reshape.inputs[1].const_value = ir.tensor(np.array([2, 4]), name=reshape.inputs[1].name)
+    difference = compare(model, pruned, plan, kept, seed=0)
+    assert difference.relative == np.inf
+    assert "Reshape" in difference.found
+
+
 def test_a_result_that_is_not_finite_fails(make: SimpleNamespace) -> None:
     model = make.build(
         "a = Conv(x, c1) b = Log(a) c = Conv(b, c2) p = GlobalAveragePool(c) y = Flatten(p)",

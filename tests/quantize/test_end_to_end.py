@@ -35,3 +35,28 @@ def test_batchnorm_and_mean_disappear_before_quantization(
     image = make_images(1, seed=5)
     session = open_session(found, entries=chosen.session)
     assert measure_sqnr(run(open_session(model), image)[0], run(session, image)[0]) > 25
+
+
+def test_a_batchnorm_that_nothing_takes_in_runs_in_integers(
+    new_net: Fixture, make_images: Fixture, make_context: Fixture, measure_sqnr: Fixture
+) -> None:
+    """Before the first convolution and twice after a sum, as in pre-activation networks."""
+    net = new_net()
+    x = "x"
+    for channels in (3, 8, 8):
+        statistics = [
+            np.linspace(0.5, 2, channels),
+            np.linspace(-1, 1, channels),
+            np.zeros(channels),
+            np.ones(channels),
+        ]
+        x = net.add("BatchNormalization", x, *(net.constant(array.astype(np.float32)) for array in statistics))
+        y = net.conv(net.add("Relu", x), channels, 8)
+        x = y if channels == 3 else net.add("Add", y, x)
+    model = net.model(net.head(x, 8))
+    mcu = load_tier("mcu")
+    found = Quantize().apply(model, make_context(make_images(32), tier=mcu)).model
+    assert not {"BatchNormalization", "Conv", "Mul", "Add"} & {op for _, op in fused_operators(found, mcu.session)}
+    image = make_images(1, seed=5)
+    session = open_session(found, entries=mcu.session)
+    assert measure_sqnr(run(open_session(model), image)[0], run(session, image)[0]) > 20

@@ -157,6 +157,13 @@ class TestExplicit:
         adds = [node for node in quantized.graph.graph if node.op_type == "Add"]
         assert [sorted(v.producer().op_type for v in add.inputs) for add in adds] == [["Conv", "DequantizeLinear"]] * 2
 
+    def test_a_transformers_residual_stream_stays_float(self, new_net: NewNet, make_images: Images) -> None:
+        net = new_net()
+        stream = net.add("Transpose", "x", perm=[0, 2, 3, 1])
+        model = net.model(net.add("Add", stream, net.add("MatMul", stream, net.weight(3, 3))))
+        _, decided = quantize(model, load_tier("jetson"), make_images(4))
+        assert set(decided.integer.values()) == {"MatMul"}
+
 
 class TestExclude:
     def test_a_name_or_an_expression_keeps_nodes_in_float(self, resnet_model: Model, make_images: Images) -> None:

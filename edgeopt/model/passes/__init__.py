@@ -9,11 +9,13 @@ from edgeopt.model.passes.dead import remove_dead
 from edgeopt.model.passes.identity import remove_identities
 from edgeopt.model.passes.pooling import mean_to_pool
 from edgeopt.model.passes.reshape import fix_reshapes
+from edgeopt.model.passes.transpose import fold_transposes
 
 __all__ = [
     "expand_batchnorm",
     "fix_reshapes",
     "fold_batchnorm",
+    "fold_transposes",
     "mean_to_pool",
     "remove_dead",
     "remove_identities",

@@ -1,10 +1,11 @@
-"""Convolutions of any rank, any padding."""
+"""Convolutions over one to three axes, any padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from edgeopt.model.torch_ops.operator import Operator
 from edgeopt.model.torch_ops.padding import pad_spatial, symmetric, window_pads
@@ -12,6 +13,10 @@ from edgeopt.model.torch_ops.padding import pad_spatial, symmetric, window_pads
 __all__ = ["OPERATORS"]
 
 Tensor = torch.Tensor
+
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+"""By spatial rank. On a CPU autocast knows these and leaves `torch.convolution`, which takes any rank, alone."""
+CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 def conv(
@@ -33,7 +38,7 @@ def conv(
     padding = symmetric(wanted)
     if padding is None:
         x, padding = pad_spatial(x, wanted), [0] * rank
-    return torch.convolution(x, weight, bias, strides, padding, dilations, False, [0] * rank, group)
+    return CONV[rank](x, weight, bias, strides, padding, dilations, group)
 
 
 def conv_transpose(
@@ -66,9 +71,9 @@ def conv_transpose(
     padding = symmetric(wanted)
     # torch wants output_padding below the stride; outside of that, and for uneven pads, crop or extend afterwards.
     if padding is not None and min(padding) >= 0 and all(e < s for e, s in zip(extra, strides, strict=True)):
-        return torch.convolution(x, weight, bias, strides, padding, dilations, True, extra, group)
+        return CONV_TRANSPOSE[rank](x, weight, bias, strides, padding, extra, group, dilations)
     zeros = [0] * rank
-    y = torch.convolution(x, weight, None, strides, zeros, dilations, True, zeros, group)
+    y = CONV_TRANSPOSE[rank](x, weight, None, strides, zeros, zeros, group, dilations)
     y = pad_spatial(y, zeros + extra)
     y = pad_spatial(y, [-n for n in wanted])
     return y if bias is None else y + bias.reshape(-1, *[1] * rank)
