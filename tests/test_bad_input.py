@@ -108,6 +108,11 @@ def test_an_already_quantized_model(tmp_path: Path, net: Path) -> None:
     said = sentence(again, 2)
     assert "quantized already" in said or "already quantized" in said
     assert snapshot(tmp_path / "once") == before
+    target = ("--target", "params=-20%", "--epochs", "0")
+    pruned = edgeopt("prune", tmp_path / "once" / "model.onnx", *target, "--out", tmp_path / "y")
+    assert "quantized already" in sentence(pruned, 2)
+    exported = edgeopt("export", tmp_path / "once" / "model.onnx", "--tier", "gpu", "--out", tmp_path / "gpu")
+    assert "give the float model" in sentence(exported, 3)
 
 
 def test_an_empty_folder_and_one_without_images(tmp_path: Path, net: Path) -> None:

@@ -102,4 +102,6 @@ def _phrase(nodes: dict[str, list[str]]) -> str:
 def _fix(model: Model, tier: Tier) -> str:
     if precision_of(model) not in tier.precisions and "int8" in tier.precisions:
         return "add a quantize stage"
+    if precision_of(model) not in tier.precisions:
+        return "give the float model it was made from"
     return "prune or distill to a smaller network, replace the operators named, or choose another tier"

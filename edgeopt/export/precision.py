@@ -5,18 +5,17 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeopt.model.model import Model
+from edgeopt.model.quantized import is_quantized
 from edgeopt.tiers.tier import Precision
 
 __all__ = ["precision_of"]
-
-INTEGER_OPERATORS = ("DequantizeLinear", "QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
 
 def precision_of(model: Model) -> Precision:
     """int8 with any quantized operator; else fp16 when that is what most bytes of its weights are; else
     fp32.
     """
-    if any(node.op_type.startswith(INTEGER_OPERATORS) for node in model.graph.graph.all_nodes()):
+    if is_quantized(model):
         return "int8"
     sizes = {ir.DataType.FLOAT16: 0, ir.DataType.FLOAT: 0}
     for value in model.graph.graph.initializers.values():

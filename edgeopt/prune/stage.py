@@ -11,6 +11,7 @@ from pydantic import Field
 
 from edgeopt.model import Model
 from edgeopt.model.profile import profile
+from edgeopt.model.quantized import refuse_quantized
 from edgeopt.prune.accept import Proven, prune_proven
 from edgeopt.prune.choose import Ranking, choose
 from edgeopt.prune.cost import Cost
@@ -47,6 +48,7 @@ class Prune(Stage):
     def apply(self, model: Model, context: Context) -> StageResult:
         """The pruned model. Raises StageFailed when the target cannot be reached, UsageError without images."""
         began = time.perf_counter()
+        refuse_quantized(model)
         if self.finetune is not None:
             context.need_data("prune with finetune")
         plan = make_plan(trace(model, self.time_limit))

@@ -11,6 +11,7 @@ from pydantic import Field
 from edgeopt.data import Split
 from edgeopt.errors import UsageError
 from edgeopt.model.model import Model
+from edgeopt.model.quantized import refuse_quantized
 from edgeopt.quantize.calibrators import Calibrator, MinMax
 from edgeopt.quantize.histogram import Histogram
 from edgeopt.quantize.insert import insert
@@ -24,9 +25,6 @@ from edgeopt.tiers import Tier, load_tier
 
 __all__ = ["Quantize"]
 
-INTEGER_OPERATORS = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QGemm"}
-)
 LOWEST_OPSET = 13
 """The first in which DequantizeLinear has a scale for each channel."""
 
@@ -134,12 +132,7 @@ def _prepare(model: Model, tier: Tier, context: Context) -> Model:
 
 def _refuse_unfit(model: Model) -> None:
     """Raise UsageError for a model that this stage does not take."""
-    for node in model.graph.graph.all_nodes():
-        if node.op_type in INTEGER_OPERATORS or node.op_type.startswith("QLinear"):
-            raise UsageError(
-                f"the model is quantized already (node {node.name!r} is a {node.op_type})",
-                fix="give the float model it was made from",
-            )
+    refuse_quantized(model)
     if len(model.inputs) != 1:
         names = ", ".join(info.name for info in model.inputs)
         raise UsageError(
