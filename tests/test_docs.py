@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeopt.report import read_report
+from edgeopt.units import format_bytes
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -24,3 +27,17 @@ def test_the_worked_examples_of_adding_a_method_run() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_results_in_the_readme_are_those_of_the_models_that_ship() -> None:
+    text = (ROOT / "README.md").read_text()
+    report = read_report(ROOT / "models" / "digits" / "report.json")
+    for row in report.tiers:
+        assert row.accuracy is not None
+        assert row.accuracy_low is not None
+        assert row.accuracy_high is not None
+        line = (
+            f"| `{row.tier}`, {row.precision} | {format_bytes(row.size_bytes)} | {100 * row.accuracy:.2f} % "
+            f"| {100 * row.accuracy_low:.2f} to {100 * row.accuracy_high:.2f} % | {row.drop_points:.2f} pt |"
+        )
+        assert line in text
