@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from edgeopt.data import Data
+from edgeopt.machine import cpu_count
 from edgeopt.measure import Latency, Outcome, environment, evaluate, time_sessions
 from edgeopt.measure.statistics import paired_drop, wilson
 from edgeopt.model.profile import Profile, profile
-from edgeopt.model.runtime import cpu_count, open_session
+from edgeopt.model.runtime import open_session
 from edgeopt.progress import Progress
 from edgeopt.report import Baseline, DataRow, Environment, Layer, Row, StageRow
 from edgeopt.store import Step

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeopt.cli.console import console, print_json
+from edgeopt.machine import cpu_count, cpu_info, cpu_name
 
 __all__ = ["doctor"]
 
@@ -54,7 +55,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
 
 def examine() -> dict[str, Any]:
     """Versions, processor, memory and hints; imports nothing heavy but torch's CUDA check."""
-    features = _cpu_flags()
+    features = {flag for key, value in cpu_info() if key in ("flags", "Features") for flag in value.split()}
     int8 = [name for flag, name in INT8_FEATURES.items() if flag in features]
     hints = [hint for module, hint in EXTRAS.items() if importlib.util.find_spec(module) is None]
     if not int8:
@@ -65,8 +66,8 @@ def examine() -> dict[str, Any]:
         "edgeopt": _version("edgeopt"),
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": cpu_name(),
+        "cores": cpu_count(),
         "int8": int8 or "no int8 dot product found",
         "memory_gb": _memory_gb(),
         "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
@@ -81,22 +82,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "missing"
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[1].split()}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _memory_gb() -> float | None:

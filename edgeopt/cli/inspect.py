@@ -15,6 +15,7 @@ from edgeopt.units import format_bytes
 
 if TYPE_CHECKING:
     from edgeopt.model import Model
+    from edgeopt.model.profile import Profile
     from edgeopt.tiers import Tier
 
 __all__ = ["inspect"]
@@ -30,34 +31,32 @@ def inspect(
 ) -> None:
     """Show what is in a model: inputs, operators, parameters, MACs, peak activation RAM, the heaviest layers."""
     from edgeopt.model.load import load_model
+    from edgeopt.model.profile import profile
     from edgeopt.tiers import load_tier
 
     chosen = load_tier(tier) if tier else None
     loaded = load_model(model, weights=weights, settings=read_settings(settings))
-    facts = describe(loaded, model)
+    costs = profile(loaded)
+    facts = describe(loaded, model, costs)
     if chosen is not None:
-        facts["tier"] = {"name": chosen.name, "objections": _objections(loaded, chosen, facts["size_bytes"])}
+        facts["tier"] = {"name": chosen.name, "objections": _objections(loaded, chosen, facts["size_bytes"], costs)}
     if as_json:
         print_json(facts)
         return
     _show(facts, layers)
 
 
-def _objections(model: Model, tier: Tier, size_bytes: int) -> list[str]:
+def _objections(model: Model, tier: Tier, size_bytes: int, costs: Profile) -> list[str]:
     """What keeps the model from being this tier's artifact as it is, and what its runtime would be slow at."""
     from edgeopt.export.check import objections
     from edgeopt.export.lint import lint
-    from edgeopt.model.profile import profile
 
-    found = objections(model, tier, size_bytes=size_bytes, profile=profile(model))
+    found = objections(model, tier, size_bytes=size_bytes, profile=costs)
     return found + [str(finding) for finding in lint(model, tier.placement)]
 
 
-def describe(model: Model, source: str) -> dict[str, Any]:
+def describe(model: Model, source: str, costs: Profile) -> dict[str, Any]:
     """Everything that a model's graph says, as JSON-ready facts."""
-    from edgeopt.model.profile import profile
-
-    costs = profile(model)
     return {
         "model": source,
         "size_bytes": read_onnx_file(Path(source)).size_bytes if source.endswith(".onnx") else costs.file_bytes,

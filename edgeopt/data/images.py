@@ -29,8 +29,8 @@ from edgeopt.data.memory import Kept
 from edgeopt.data.origin import Inspection
 from edgeopt.data.preprocess import fit_image
 from edgeopt.errors import EdgeoptError, UsageError
+from edgeopt.machine import cpu_count
 from edgeopt.model import Preprocess
-from edgeopt.model.runtime import cpu_count
 from edgeopt.progress import Progress
 
 if TYPE_CHECKING:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from edgeopt import __version__
-from edgeopt.model.runtime import cpu_count
+from edgeopt.machine import cpu_count, cpu_name
 
-__all__ = ["cpu_name", "environment"]
+__all__ = ["environment"]
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -28,16 +27,6 @@ def environment(threads: int) -> dict[str, Any]:
         "edgeopt": __version__,
         "provider": PROVIDER,
     }
-
-
-def cpu_name() -> str:
-    """The processor's model name, or its architecture where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return next(filter(None, names), platform.processor() or platform.machine())
 
 
 def _version(package: str) -> str:

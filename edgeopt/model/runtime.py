@@ -6,7 +6,6 @@ its candidate) do not steal one another's cores.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,17 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeopt.errors import StageFailed
+from edgeopt.machine import cpu_count
 from edgeopt.model.model import Model
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = ["cpu_count", "open_session", "run"]
-
-
-def cpu_count() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+__all__ = ["open_session", "run"]
 
 
 def open_session(

@@ -18,8 +18,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.errors import StageFailed
+from edgeopt.machine import cpu_count
 from edgeopt.model.model import Model
-from edgeopt.model.runtime import cpu_count, open_session, run
+from edgeopt.model.runtime import open_session, run
 from edgeopt.progress import SILENT, Progress
 from edgeopt.quantize.histogram import Histogram
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgeopt.data import Split
 from edgeopt.errors import UsageError
-from edgeopt.model.runtime import cpu_count
+from edgeopt.machine import cpu_count
 from edgeopt.progress import Progress
 from edgeopt.train.feed import prepare
 from edgeopt.train.objectives import Objective
