@@ -14,19 +14,32 @@ from edgeopt.model.passes.edit import attribute, constant_of
 from edgeopt.quantize.operators import WITH_BIAS, clip_bounds
 from edgeopt.quantize.plan import Plan, Point
 from edgeopt.quantize.ranges import Grid
-from edgeopt.quantize.weights import QuantizedTensor, quantize_bias, quantize_weight, weight_axis
+from edgeopt.quantize.weights import (
+    MaxScale,
+    QuantizedTensor,
+    WeightScale,
+    quantize_bias,
+    quantize_weight,
+    weight_axis,
+)
 from edgeopt.tiers import Placement
 
 __all__ = ["insert"]
 
 
-def insert(model: Model, plan: Plan, grids: Mapping[str, Grid], placement: Placement) -> Model:
+def insert(
+    model: Model,
+    plan: Plan,
+    grids: Mapping[str, Grid],
+    placement: Placement,
+    method: WeightScale = MaxScale(),  # noqa: B008 - frozen
+) -> Model:
     """A new model with the plan's Q/DQ pairs, weights and biases. `grids` has one entry for each group of points."""
     changed = model.copy()
     editor = _Editor(changed.graph.graph)
     inputs = {use: grids[point.group] for point in plan.points for use in point.uses}
     for name in plan.weights:
-        editor.quantize_weights(editor.nodes[name], inputs[name, 0], placement)
+        editor.quantize_weights(editor.nodes[name], inputs[name, 0], placement, method)
     for point in plan.points:
         editor.add_pair(point, grids[point.group], editor.nodes.get(_clip_of(point, plan, editor)))
     editor.drop_unused()
@@ -42,8 +55,9 @@ def _clip_of(point: Point, plan: Plan, editor: _Editor) -> str:
 class _Editor:
     """One graph under change, with what was added to it so far."""
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, weights: WeightScale) -> None:
         self.graph = graph
+        self.weights = weights
         self.nodes = {node.name or "": node for node in graph.all_nodes()}
         computed = (value for node in graph for value in node.outputs)
         self.values = {v.name: v for v in (*graph.inputs, *graph.initializers.values(), *computed)}
@@ -52,14 +66,14 @@ class _Editor:
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._dequantized: dict[tuple[Any, ...], ir.Value] = {}
 
-    def quantize_weights(self, node: ir.Node, input_grid: Grid, placement: Placement) -> None:
+    def quantize_weights(self, node: ir.Node, input_grid: Grid, placement: Placement, method: WeightScale) -> None:
         """Replace the weight (and the bias, where the tier wants it) of a layer by DequantizeLinear of integers."""
         weight_value = node.inputs[1]
         assert weight_value is not None
         weight, bias = _weight_and_bias(node)
         axis = weight_axis(node, weight.ndim) if placement.weights == "per_channel" else None
         integer_bias = bias if placement.quantize_bias else None
-        quantized = quantize_weight(weight, axis, integer_bias, float(input_grid.scale))
+        quantized = quantize_weight(weight, axis, integer_bias, float(input_grid.scale), method)
         node.replace_input_with(1, self._dequantize(quantized, weight_value.name or "", node))
         if bias is None:
             return

@@ -26,12 +26,12 @@ into. No pair ever stands between Conv and its Relu.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
 from edgeopt.model.model import Model
-from edgeopt.quantize.eligible import choose_nodes, find_excluded, is_float
+from edgeopt.quantize.eligible import choose_nodes, is_float
 from edgeopt.quantize.explicit import plan_inputs
 from edgeopt.quantize.operators import SHARING, clip_bounds, data_inputs, has_weight
 from edgeopt.quantize.plan import Plan, Point
@@ -40,15 +40,13 @@ from edgeopt.tiers import Tier
 __all__ = ["plan"]
 
 
-def plan(model: Model, tier: Tier, exclude: Sequence[str] = ()) -> Plan:
-    """Decide what is quantized. `model` has node names and inferred dtypes; `exclude` holds node names or regular
-    expressions that match a whole name.
+def plan(model: Model, tier: Tier, floating: Collection[str] = ()) -> Plan:
+    """Decide what is quantized. `model` has node names and inferred dtypes; the nodes named in `floating` stay float.
 
-    Raises UsageError for an `exclude` entry that matches nothing or that the tier forbids, StageFailed when an
-    integer-only tier meets an operator it has no integer kernel for.
+    Raises StageFailed when an integer-only tier meets an operator it has no integer kernel for.
     """
     nodes = list(model.graph.graph)
-    excluded = find_excluded(nodes, tier, exclude)
+    excluded = set(floating)
     if not tier.placement.quantize_outputs:
         return plan_inputs(nodes, tier, excluded)
     return _plan_everything(nodes, tier, excluded)

@@ -9,11 +9,23 @@ accumulator that it is added to.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx_ir as ir
+from pydantic import Field
 
-__all__ = ["BIAS_LIMIT", "QuantizedTensor", "quantize_bias", "quantize_weight", "weight_axis"]
+from edgeopt.spec import Spec
+
+__all__ = [
+    "BIAS_LIMIT",
+    "MaxScale",
+    "QuantizedTensor",
+    "WeightScale",
+    "quantize_bias",
+    "quantize_weight",
+    "weight_axis",
+]
 
 BIAS_LIMIT = 2**22
 """Largest |integer| of a bias. float32 holds integers up to 2^24 exactly, and a kernel that rescales its accumulator
@@ -21,6 +33,65 @@ in float (onnxruntime's, the mcu tier's) has the products to add: a channel of t
 coarser weight scale instead. The weight error that costs is below |bias| * 2^-23 for each level of the input."""
 ZERO_CHANNEL_SCALE = 2.0**-20
 """Scale of a channel whose weights are all zero: any will do for them, and the bias wants a fine one."""
+SMALLEST_SCALE = 1e-15
+"""Lower bound of a weight's scale: the bias has scale input*weight, and that has to be a normal float32."""
+COARSE_SHARES = np.geomspace(1, 1 / 16, 25)
+"""Candidate scales of `MseScale`, as shares of the one that clips nothing: 11 % apart, largest first."""
+FINE_STEPS = np.linspace(-1, 1, 17)
+"""Where `MseScale` looks again, around the best candidate, as shares of the way to its neighbours."""
+BLOCK = 2**16
+"""Weights that are tried at once: they stay in the processor's cache for all candidates."""
+
+
+class MaxScale(Spec):
+    """max|w|/127: no weight is clipped, the largest sets the step of all.
+
+    Source: Jacob et al. 2018, arXiv:1712.05877; symmetric as in Wu et al. 2020, arXiv:2004.09602, section 3.1.
+    """
+
+    kind: Literal["max"] = "max"
+
+    def choose_scale(self, weight: np.ndarray, axis: int | None) -> np.ndarray:
+        """float32 scale: [channels along `axis`], or a scalar for the whole tensor (`axis` None)."""
+        return _scale_of(_rows(weight, axis).max(axis=1), axis)
+
+
+class MseScale(Spec):
+    """The scale with the least squared error of the rounded weights, clipping included, by search.
+
+    Outliers are clipped where that rounds the others finely enough to pay; a channel of few weights (a depthwise
+    convolution has 9) gets the scale on whose grid they happen to lie best. Never worse than `max`, which is one of
+    the candidates. Source: Choukroun et al. 2019, Low-bit Quantization, arXiv:1902.06822, section 3.
+    """
+
+    kind: Literal["mse"] = "mse"
+
+    def choose_scale(self, weight: np.ndarray, axis: int | None) -> np.ndarray:
+        """float32 scale: [channels along `axis`], or a scalar for the whole tensor (`axis` None)."""
+        rows = _rows(weight, axis)
+        largest = rows.max(axis=1).astype(np.float64) / 127
+        best = _best_scale(rows, largest[:, None] * COARSE_SHARES)
+        step = COARSE_SHARES[0] / COARSE_SHARES[1]
+        around = np.minimum(best[:, None] * step**FINE_STEPS, largest[:, None])
+        return _scale_of(127 * _best_scale(rows, np.column_stack([best, around])), axis)
+
+
+WeightScale = Annotated[MaxScale | MseScale, Field(discriminator="kind")]
+LARGEST = MaxScale()
+
+
+class MaxScale(Spec):
+    """max|w|/127: no weight is clipped. Source: Jacob et al. 2018, arXiv:1712.05877."""
+
+    kind: Literal["max"] = "max"
+
+    def choose_scale(self, weight: np.ndarray, axis: int | None) -> np.ndarray:
+        """float32 scalar (`axis` None) or [channels along `axis`]; 0 where all weights are zero."""
+        others = tuple(a for a in range(weight.ndim) if a != axis) if axis is not None else None
+        return np.asarray(np.abs(weight).max(axis=others) / 127, np.float32)
+
+
+WeightScale = Annotated[MaxScale, Field()]
 
 
 @dataclass(frozen=True)
@@ -52,20 +123,21 @@ def weight_axis(node: ir.Node, rank: int) -> int | None:
 
 
 def quantize_weight(
-    weight: np.ndarray, axis: int | None, bias: np.ndarray | None = None, input_scale: float = 1.0
+    weight: np.ndarray,
+    axis: int | None,
+    bias: np.ndarray | None = None,
+    input_scale: float = 1.0,
+    method: WeightScale = LARGEST,
 ) -> QuantizedTensor:
-    """int8 weight with scale max|w|/127 over the tensor (`axis` None) or for each index of `axis`.
+    """int8 weight with the scale that `method` chooses for the tensor (`axis` None) or each index of `axis`.
 
     `bias` [channels] and the input's scale, where the bias is to become an integer, widen the scale of channels
-    whose bias would pass BIAS_LIMIT. float32 rounding leaves each weight within half a step.
+    whose bias would pass BIAS_LIMIT. float32 rounding leaves each weight that is not clipped within half a step.
     """
-    others = tuple(a for a in range(weight.ndim) if a != axis) if axis is not None else None
-    largest = np.abs(weight).max(axis=others).astype(np.float64)
-    scale = np.where(largest > 0, np.maximum(largest / 127, 1e-15), ZERO_CHANNEL_SCALE)
+    scale = method.choose_scale(weight, axis)
     if bias is not None:
         needed = np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT)
-        scale = np.maximum(scale, needed if axis is not None else needed.max(initial=0.0))
-    scale = scale.astype(np.float32)
+        scale = np.maximum(scale, needed if axis is not None else needed.max(initial=0.0)).astype(np.float32)
     integers = np.rint(weight / _along(scale, axis, weight.ndim))
     return QuantizedTensor(np.clip(integers, -127, 127).astype(np.int8), scale, axis)
 
@@ -82,3 +154,42 @@ def _along(scale: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
     if axis is None:
         return scale
     return scale.reshape([-1 if a == axis else 1 for a in range(rank)])
+
+
+def _rows(weight: np.ndarray, axis: int | None) -> np.ndarray:
+    """float32 magnitudes [channels, weights of one]; the whole tensor is one channel where `axis` is None."""
+    magnitudes = np.abs(weight, dtype=np.float32)
+    if axis is None:
+        return magnitudes.reshape(1, -1)
+    return np.ascontiguousarray(np.moveaxis(magnitudes, axis, 0)).reshape(weight.shape[axis], -1)
+
+
+def _scale_of(largest: np.ndarray, axis: int | None) -> np.ndarray:
+    """largest/127 as float32 [channels], or a scalar; channels without a weight other than zero get a fine one."""
+    wide = largest.astype(np.float64)
+    scale = np.where(wide > 0, np.maximum(wide / 127, SMALLEST_SCALE), ZERO_CHANNEL_SCALE).astype(np.float32)
+    return scale if axis is not None else np.asarray(scale[0])
+
+
+def _best_scale(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """For each row of magnitudes [channels, n] the one of its `scales` [channels, k] with the least squared error;
+    the first of equals."""
+    height = max(1, BLOCK // max(1, rows.shape[1]))
+    errors = [_errors(rows[i : i + height], scales[i : i + height]) for i in range(0, len(rows), height)]
+    return np.take_along_axis(scales, np.concatenate(errors).argmin(axis=1)[:, None], axis=1)[:, 0]
+
+
+def _errors(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Summed squared rounding and clipping error of each row [channels, n] under each of `scales` [channels, k]."""
+    errors = np.zeros(scales.shape)
+    steps = np.maximum(scales, SMALLEST_SCALE).astype(np.float32)
+    for start in range(0, rows.shape[1], BLOCK):
+        part = rows[:, start : start + BLOCK]
+        exact, rounded = np.empty_like(part), np.empty_like(part)
+        for candidate, step in enumerate(steps.T):
+            np.multiply(part, 1 / step[:, None], out=exact)
+            np.rint(exact, out=rounded)
+            np.minimum(rounded, 127, out=rounded)
+            rounded -= exact
+            errors[:, candidate] += np.einsum("ij,ij->i", rounded, rounded)
+    return np.asarray(errors * steps.astype(np.float64) ** 2)

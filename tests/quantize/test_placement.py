@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from edgeopt.errors import StageFailed, UsageError
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
 from edgeopt.model.shapes import infer_shapes
+from edgeopt.quantize.eligible import find_excluded
 from edgeopt.quantize.insert import insert
 from edgeopt.quantize.observe import observe
 from edgeopt.quantize.placement import plan
@@ -29,10 +30,10 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def quantize(model: Model, tier: Tier, x: np.ndarray, **settings: Any) -> tuple[Model, Plan]:
+def quantize(model: Model, tier: Tier, x: np.ndarray, exclude: Sequence[str] = ()) -> tuple[Model, Plan]:
     """Placement and insertion with minmax ranges, without simplification: the operators stay what they are."""
     model = infer_shapes(model, None)
-    decided = plan(model, tier, **settings)
+    decided = plan(model, tier, find_excluded(list(model.graph.graph), tier, exclude))
     seen = observe(model, decided.observed, [x], counts=False).histograms
     symmetric, dtype = tier.placement.activations == "symmetric", tier.placement.activation_type
     grids = {}
@@ -173,15 +174,15 @@ class TestExclude:
 
     def test_what_matches_nothing_is_refused(self, resnet_model: Model) -> None:
         with pytest.raises(UsageError, match="no node of the simplified graph is called 'conv_99'"):
-            plan(resnet_model, load_tier("any"), ["conv_99"])
+            find_excluded(list(resnet_model.graph.graph), load_tier("any"), ["conv_99"])
 
     def test_a_broken_expression_is_refused(self, resnet_model: Model) -> None:
         with pytest.raises(UsageError, match="not a regular expression"):
-            plan(resnet_model, load_tier("any"), ["conv_("])
+            find_excluded(list(resnet_model.graph.graph), load_tier("any"), ["conv_("])
 
     def test_an_integer_only_tier_refuses_it(self, resnet_model: Model) -> None:
         with pytest.raises(UsageError, match="mcu runs in integers only"):
-            plan(resnet_model, load_tier("mcu"), ["conv_0"])
+            find_excluded(list(resnet_model.graph.graph), load_tier("mcu"), ["conv_0"])
 
 
 class TestIntegerOnly:
