@@ -23,7 +23,8 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     takes_text: ClassVar[bool] = False
-    """Whether a plain string may stand for it (`data: digits`); `parse_text` then says what it means."""
+    """Whether a plain string or number may stand for it (`data: digits`, `qat: 5`); `parse_text` then says what it
+    means."""
 
     @classmethod
     def parse_text(cls, text: str) -> dict[str, Any]:
@@ -33,12 +34,14 @@ class Spec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_text(cls, value: Any) -> Any:
-        return cls.parse_text(value) if cls.takes_text and isinstance(value, str) else value
+        plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+        return cls.parse_text(str(value)) if cls.takes_text and plain else value
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core_schema))
-        return {"anyOf": [schema, {"type": "string", "minLength": 1}]} if cls.takes_text else schema
+        text = [{"type": "string", "minLength": 1}, {"type": "number"}]
+        return {"anyOf": [schema, *text]} if cls.takes_text else schema
 
     def digest(self) -> str:
         """Hash of the settings, 64 hex digits; equal settings give equal digests."""

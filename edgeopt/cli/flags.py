@@ -1,8 +1,9 @@
 """Flags read off the fields of a stage, so that flag, recipe key, help text and schema are one definition.
 
-A scalar field `samples` becomes `--samples`; a family of methods such as `calibrator` becomes `--calibrator KIND`; the
-scalar fields of an inner Spec such as `fit` stand beside them (`--epochs`, `--lr`). Every other key, at any depth, is
-reached with `--set key.inner=value`, as it would stand in a recipe.
+A scalar field `samples` becomes `--samples`; a family of methods such as `calibrator` becomes `--calibrator KIND`, a
+list of them such as `refinements` is given once for each: `--refinements KIND --refinements KIND`; the scalar fields
+of an inner Spec such as `fit` stand beside them (`--epochs`, `--lr`). Every other key, at any depth, is reached with
+`--set key.inner=value`, as it would stand in a recipe.
 """
 
 from __future__ import annotations
@@ -60,8 +61,12 @@ def build(stage: type[Stage], flags: Flags, sets: list[str] | None = None) -> St
     """The stage that the flags and the `--set key=value` entries describe. Raises UsageError."""
     settings: dict[str, Any] = {}
     for path, value in flags.items():
-        family = value is not None and _is_family(_field_at(stage, path))
-        _place(settings, path, {"kind": value} if family else value)
+        field = _field_at(stage, path)
+        if _is_family(field):
+            value = {"kind": value}
+        elif _is_list_of_family(field):
+            value = [{"kind": kind} for kind in value]
+        _place(settings, path, value)
     for entry in sets or []:
         key, value = read_setting(entry, "--set")
         _place(settings, tuple(key.split(".")), value)
@@ -128,6 +133,8 @@ def _type_of(field: FieldInfo) -> Any:
             return str if str in members else simple
     if get_origin(members[0]) is Literal:
         return _choice(get_args(members[0]))
+    if _is_list_of_family(field):
+        return list[_choice(tuple(_kinds(_listed(field))))]  # type: ignore[misc]
     if get_origin(members[0]) is tuple and get_args(members[0])[0] is str:
         return list[str]
     return Path if members[0] is Path else None
@@ -144,6 +151,18 @@ def _kinds(members: list[Any]) -> list[str]:
 def _is_family(field: FieldInfo) -> bool:
     members = [member for member in _members(field.annotation) if _is_spec(member)]
     return bool(members) and all("kind" in member.model_fields for member in members)
+
+
+def _is_list_of_family(field: FieldInfo) -> bool:
+    members = _listed(field)
+    return bool(members) and all(_is_spec(member) and "kind" in member.model_fields for member in members)
+
+
+def _listed(field: FieldInfo) -> list[Any]:
+    """What the elements of a `tuple[X, ...]` field may be; nothing for other fields."""
+    members = _members(field.annotation)
+    alone = len(members) == 1 and get_origin(members[0]) is tuple
+    return _members(get_args(members[0])[0]) if alone else []
 
 
 def _inner_spec(field: FieldInfo) -> type[Spec] | None:
