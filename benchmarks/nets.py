@@ -22,15 +22,19 @@ SIZE = 224
 
 
 def make_images(folder: Path, work: Path, calibration: int = 256, held_out: int = 128) -> tuple[Path, Path]:
-    """float32 [n, 3, 224, 224] from a folder of images by class, the classes in turns: two .npy files, disjoint."""
+    """float32 [n, 3, 224, 224] from a folder of images by class, the classes in turns: two .npy files.
+
+    Calibration images are the first of each class by name, held-out images the last.
+    """
     from PIL import Image
 
     paths = work / "calibration.npy", work / "heldout.npy"
     if all(path.exists() for path in paths):
         return paths
     files = [sorted(entry.iterdir()) for entry in sorted(folder.iterdir()) if entry.is_dir()]
-    picked = [files[i % len(files)][i // len(files)] for i in range(calibration + held_out)]
-    for path, part in zip(paths, (picked[:calibration], picked[calibration:]), strict=True):
+    first = [files[i % len(files)][i // len(files)] for i in range(calibration)]
+    last = [files[i % len(files)][-1 - i // len(files)] for i in range(held_out)]
+    for path, part in zip(paths, (first, last), strict=True):
         pixels = [
             np.asarray(Image.open(p).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for p in part
         ]

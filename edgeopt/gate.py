@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 from edgeopt.errors import UsageError
 from edgeopt.report.figures import exact_bytes, milliseconds, percent, points, ratio
 from edgeopt.report.limits import ALL_TIERS, Limits, Verdict
+from edgeopt.report.onnx_file import identify
 from edgeopt.report.report import Report, Row
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "check",
     "check_file",
     "check_files",
+    "judge_again",
     "limits_of",
     "merge_limits",
     "parse_flags",
@@ -58,6 +59,14 @@ class Rule:
     """The field of `Row`."""
     at_most: bool
     format: Callable[[float], str]
+    rather: str = ""
+    """A field that goes before `figure` where the row has it."""
+    verified: bool = False
+    """A figure of the C program that `edgeopt verify` tells."""
+
+    def found(self, row: Row) -> float | None:
+        own: float | None = getattr(row, self.rather) if self.rather else None
+        return getattr(row, self.figure) if own is None else own
 
     def holds(self, found: float, allowed: float) -> bool:
         """Whether `found` is on the right side of `allowed`; exactly on it is fine."""
@@ -68,6 +77,11 @@ class Rule:
         return f"{'at most' if self.at_most else 'at least'} {self.format(bound)}"
 
 
+UNVERIFIED = (
+    "the report does not have it: `edgeopt verify ARTIFACT --target cortex-m4 --report REPORT` builds the C program, "
+    "runs it and adds the figure"
+)
+
 RULES = (
     Rule("size", "size_bytes", True, exact_bytes),
     Rule("drop", "drop_points", True, points),
@@ -76,7 +90,10 @@ RULES = (
     Rule("latency", "latency_ms", True, milliseconds),
     Rule("macs", "macs", True, "{:,.0f}".format),
     Rule("params", "params", True, "{:,.0f}".format),
-    Rule("ram", "peak_ram_bytes", True, exact_bytes),
+    Rule("ram", "peak_ram_bytes", True, exact_bytes, rather="ram_bytes"),
+    Rule("flash", "flash_bytes", True, exact_bytes, verified=True),
+    Rule("instructions", "instructions", True, "{:,.0f}".format, verified=True),
+    Rule("mismatches", "mismatches", True, "{:,.0f}".format, verified=True),
 )
 """One for each field of `Limits`; a test holds the two together."""
 
@@ -96,6 +113,11 @@ def check(report: Report, limits: LimitsByTier) -> list[Verdict]:
         for row in report.tiers
         for rule, allowed in _rules_of(limits_of(row.tier, limits))
     ]
+
+
+def judge_again(report: Report) -> Report:
+    """The report with the verdicts of its own limits as its figures are now."""
+    return report.model_copy(update={"gate": tuple(check(report, report.limits)) if report.limits else ()})
 
 
 def check_files(report: Report, folder: Path) -> list[Verdict]:
@@ -226,11 +248,11 @@ def _why_absent(report: Report, rule: Rule) -> str:
     unlabelled = report.data is not None and report.data.labels == 0
     if unlabelled and rule.figure in ("accuracy", "drop_points"):
         return "cannot be told: the data has no labels"
-    return "was not measured: the report does not have it"
+    return UNVERIFIED if rule.verified else "was not measured: the report does not have it"
 
 
 def _judge(row: Row, rule: Rule, allowed: float, absent: str) -> Verdict:
-    found: float | None = getattr(row, rule.figure)
+    found = rule.found(row)
     if found is None:
         return Verdict(
             tier=row.tier,
@@ -251,7 +273,10 @@ def _verdict(tier: str, rule: Rule, found: float, allowed: float, interval: str 
 
 
 def _interval(row: Row, rule: Rule) -> str:
-    """The 95 % interval of an accuracy or a drop, and of how many images; nothing for other figures."""
+    """The 95 % interval of an accuracy or a drop, and of how many images; where a figure of the C program is from."""
+    of_c_code = rule.verified or (rule.rather and getattr(row, rule.rather) is not None)
+    if row.c_basis and of_c_code:
+        return f" ({row.c_basis})"
     samples = f", {row.samples:,} images" if row.samples else ""
     if rule.figure == "drop_points" and row.drop_low is not None and row.drop_high is not None:
         return f" (95 % interval {points(row.drop_low)} to {points(row.drop_high)}{samples})"
@@ -264,12 +289,11 @@ def _judge_file(row: Row, folder: Path) -> Verdict:
     path = folder / row.path
     found, sentence = None, f"{row.path} is missing; --report-only checks the figures alone"
     try:
-        with path.open("rb") as file:
-            found = file_digest(file, "sha256").hexdigest()
+        found, size = identify(path)
         sentence = f"{row.path} is the file that was measured"
         if found != row.sha256:
             sentence = f"{row.path} changed since it was measured"
-        elif path.stat().st_size != row.size_bytes:
+        elif size != row.size_bytes:
             found, sentence = None, f"{row.path} is what was measured, but the report states another size"
     except FileNotFoundError:
         pass

@@ -18,6 +18,7 @@ from edgeopt.atomic import write_atomic
 from edgeopt.data import Data
 from edgeopt.errors import StageFailed
 from edgeopt.gate import check
+from edgeopt.model.external import copy_model
 from edgeopt.progress import SILENT, Progress
 from edgeopt.recipe import Recipe
 from edgeopt.report import Report, write_report
@@ -173,13 +174,15 @@ def _provenance(recipe: Recipe, data: Data | None) -> dict[str, str]:
 def _publish(
     steps: Sequence[Step], chains: dict[str, list[Step]], places: dict[str, str], report: Report, out: Path
 ) -> None:
-    """Copy each artifact to its place and what the stages left beside their models to `out`; then the report."""
-    for step in [*steps, *(step for chain in chains.values() for step in chain)]:
+    """Copy each artifact to its place, and beside it what its tier's stages left; then the report."""
+    beside = [(step, out) for step in steps]
+    beside += [(step, (out / places[tier]).parent) for tier, chain in chains.items() for step in chain]
+    for step, folder in beside:
         for file in sorted(step.finished.folder.iterdir()):
-            if file.name not in ("model.onnx", "stage.json"):
-                write_atomic(out / file.name, file.read_bytes())
+            if file.name not in ("model.onnx", "model.onnx.data", "stage.json"):
+                write_atomic(folder / file.name, file.read_bytes())
     for tier, chain in chains.items():
-        write_atomic(out / places[tier], chain[-1].finished.path.read_bytes())
+        copy_model(chain[-1].finished.path, out / places[tier])
     write_report(report, out)
 
 

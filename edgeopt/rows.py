@@ -6,24 +6,23 @@ taken in turns, so that a ratio compares like with like.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from edgeopt.data import Data
+from edgeopt.errors import StageFailed
 from edgeopt.machine import cpu_count
-from edgeopt.measure import Latency, Outcome, environment, evaluate, time_sessions
+from edgeopt.measure import Latency, Outcome, environment, evaluate, one_input, time_sessions
 from edgeopt.measure.statistics import paired_drop, wilson
 from edgeopt.model.profile import Profile, profile
 from edgeopt.model.runtime import open_session
 from edgeopt.progress import Progress
 from edgeopt.report import Baseline, DataRow, Environment, Layer, Row, StageRow
+from edgeopt.report.onnx_file import identify
 from edgeopt.store import Step
 
-__all__ = ["accuracy_facts", "against_facts", "data_row", "measure_steps", "one_input"]
+__all__ = ["accuracy_facts", "against_facts", "data_row", "measure_steps"]
 
 LATENCY_THREADS = 1
 """Latency is that of one image on one thread: steady, and what an edge device has to spare."""
@@ -57,7 +56,7 @@ def measure_steps(
     in_order = [*steps, *(step for chain in chains.values() for step in chain)]
     stage_rows = tuple(_stage_row(index, step, figures.get(id(step))) for index, step in enumerate(in_order))
     rows = tuple(
-        _row(tier, places[tier], figures[id(chain[-1])], figures[id(baseline)], circumstances)
+        _row(tier, places[tier], figures[id(chain[-1])], figures[id(baseline)], circumstances, progress)
         for tier, chain in chains.items()
     )
     return stage_rows, rows
@@ -97,28 +96,20 @@ def _measure(steps: Sequence[Step], baseline: int, data: Data | None, progress: 
         name: open_session(path, threads=LATENCY_THREADS, entries=entry)
         for name, path, entry in zip(names, paths, entries, strict=True)
     }
-    latencies = time_sessions(timed, {name: one_input(session) for name, session in timed.items()})
+    shown = None if data is None else data.test
+    feeds = {name: one_input(session, shown) for name, session in timed.items()}
+    latencies = time_sessions(timed, feeds)
     return [
         _Figures(
             step=step,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            size_bytes=path.stat().st_size,
-            profile=profile(step.finished.model),
+            sha256=identity[0],
+            size_bytes=identity[1],
+            profile=profile(step.finished.model, feeds=feeds[name]),
             latency=latencies[name],
             outcome=outcomes.get(name),
         )
-        for name, step, path in zip(names, steps, paths, strict=True)
+        for name, step, identity in zip(names, steps, map(identify, paths), strict=True)
     ]
-
-
-def one_input(session: Any) -> dict[str, np.ndarray]:
-    """One seeded random sample for each input; dynamic dims are 1."""
-    random = np.random.default_rng(0)
-    feeds = {}
-    for info in session.get_inputs():
-        shape = [dim if isinstance(dim, int) else 1 for dim in info.shape]
-        feeds[info.name] = random.standard_normal(shape, dtype=np.float32)
-    return feeds
 
 
 def accuracy_facts(outcome: Outcome | None) -> dict[str, Any]:
@@ -154,7 +145,7 @@ def _stage_row(index: int, step: Step, figures: _Figures | None) -> StageRow:
     )
 
 
-def _row(tier: str, path: str, own: _Figures, base: _Figures, circumstances: Environment) -> Row:
+def _row(tier: str, path: str, own: _Figures, base: _Figures, circumstances: Environment, progress: Progress) -> Row:
     return Row(
         tier=tier,
         path=path,
@@ -183,11 +174,36 @@ def _row(tier: str, path: str, own: _Figures, base: _Figures, circumstances: Env
             )
             for layer in own.profile.layers
         ),
+        sizes=own.profile.sizes,
         warnings=_warnings(own, base),
         **_costs(own),
         **accuracy_facts(own.outcome),
         **against_facts(own.outcome, base.outcome),
+        **_c_facts(own.step, progress),
     )
+
+
+def _c_facts(step: Step, progress: Progress) -> dict[str, Any]:
+    """Of the C program, where the tier has one: measured in the emulator where the tools are here, else as planned."""
+    planned = step.finished.facts.get("c_code")
+    if planned is None:
+        return {}
+    timeline = [{"layer": layer, "bytes": size} for layer, size in planned["timeline"]]
+    try:
+        from edgeopt.mcu.verify import basis, totals, verify_written
+
+        found = verify_written(step.finished.model, step.finished.folder)
+        if found.mismatches:
+            progress.warn(f"{found.mismatches} outputs of the C program differ from onnxruntime's")
+        return {"memory_timeline": timeline, "c_basis": basis([found], "inputs of noise"), **totals([found])}
+    except StageFailed as error:  # no cross compiler, no emulator
+        progress.warn(f"the C program was not run: {error}")
+        arena = max(planned["arena_bytes"].values())
+        return {
+            "memory_timeline": timeline,
+            "c_basis": "as planned: not compiled, stack not counted",
+            "ram_bytes": arena,
+        }
 
 
 def _warnings(own: _Figures, base: _Figures) -> tuple[str, ...]:
@@ -199,7 +215,8 @@ def _warnings(own: _Figures, base: _Figures) -> tuple[str, ...]:
     return (
         *found,
         f"not faster than the float model here: {own.latency.median_ms:.3g} ms against {base.latency.median_ms:.3g} ms "
-        f"({speedup:.2f}x) on onnxruntime CPU, {LATENCY_THREADS} thread; keep the float model where speed counts",
+        f"({speedup:.2f}x) on onnxruntime CPU, {LATENCY_THREADS} thread; quantize with `speed: measured`, "
+        "or keep the float model where speed counts",
     )
 
 

@@ -65,6 +65,8 @@ class Store:
 
     def do(self, title: str, key: str, work: Callable[[Path], StageResult]) -> Finished:
         """What `work(scratch)` gives, from disk when it was done before. `key` hashes all that went in."""
+        from edgeopt.model.load import save_model
+
         place = self.folder / f"{title}-{key[:12]}"
         found = self._read(place, key)
         if found is not None:
@@ -81,7 +83,7 @@ class Store:
             ) from error
         seconds = time.monotonic() - began
         with writing_folder(place) as temporary:
-            (temporary / "model.onnx").write_bytes(result.model.to_bytes())
+            save_model(result.model, temporary / "model.onnx")
             for name, content in result.files.items():
                 (temporary / name).write_text(content)
             record = {"key": key, "seconds": round(seconds, 3), "facts": result.facts}

@@ -6,11 +6,12 @@ KB is 1000 bytes and KiB is 1024. Accuracy drops are in percentage points (pt).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-__all__ = ["Bytes", "Points", "format_bytes", "parse_bytes", "parse_points"]
+__all__ = ["Bytes", "Points", "format_bytes", "format_sizes", "parse_bytes", "parse_points"]
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _UNITS |= {"kib": 1024, "mib": 1024**2, "gib": 1024**3}
@@ -38,6 +39,11 @@ def format_bytes(size: float) -> str:
         if abs(size) >= factor:
             return f"{size / factor:.3g} {unit}" if size / factor < 100 else f"{size / factor:.0f} {unit}"
     return f"{size:.0f} B"
+
+
+def format_sizes(sizes: Mapping[str, int]) -> str:
+    """{"sequence": 24} -> `sequence 24`: what dynamic dims were taken as."""
+    return ", ".join(f"{name} {size:,}" for name, size in sizes.items())
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str)]

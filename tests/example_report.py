@@ -48,11 +48,25 @@ LAYERS = (
 )
 
 
+C_PROGRAM = {
+    "flash_bytes": 17_848,
+    "ram_bytes": 2_500,
+    "instructions": 427_620,
+    "mismatches": 3,
+    "c_basis": "cortex-m4: 64 test images of digits",
+    "memory_timeline": [
+        {"layer": "features.0.conv", "bytes": 1_088},
+        {"layer": "features.1.conv", "bytes": 2_264},
+        {"layer": "classifier", "bytes": 34},
+    ],
+}
+
+
 def example_row(tier: str, **changes: Any) -> Row:
     """The row of one tier of `example_report`, with some fields replaced."""
     content = ARTIFACTS[tier]
     figures: dict[str, dict[str, Any]] = {
-        "mcu": {"precision": "int8", "accuracy": 0.9806, "drop_points": 0.56, "latency_ms": 0.0287},
+        "mcu": {"precision": "int8", "accuracy": 0.9806, "drop_points": 0.56, "latency_ms": 0.0287, **C_PROGRAM},
         "jetson": {"precision": "int8", "accuracy": 0.9833, "drop_points": 0.28, "latency_ms": 0.0301},
         "gpu": {"precision": "fp16", "accuracy": 0.9861, "drop_points": 0.0, "latency_ms": 0.0455},
     }

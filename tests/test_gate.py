@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.errors import UsageError
-from edgeopt.gate import RULES, check, check_file, check_files, limits_of, merge_limits, parse_flags, read_limits
+from edgeopt.gate import (
+    RULES,
+    check,
+    check_file,
+    check_files,
+    judge_again,
+    limits_of,
+    merge_limits,
+    parse_flags,
+    read_limits,
+)
 from edgeopt.report import DataRow, Limits, Report, Verdict
 from edgeopt.report.onnx_file import OnnxFile
 
@@ -23,7 +33,10 @@ HOLDS = {
     "latency": ("0.0287ms", "0.0286ms"),
     "macs": ("295152", "295151"),
     "params": ("11418", "11.4k"),
-    "ram": ("2048", "2047"),
+    "ram": ("2500", "2499"),
+    "flash": ("17848", "17.8KB"),
+    "instructions": ("427620", "427.6k"),
+    "mismatches": ("3", "2"),
 }
 """For each limit: one that the mcu row just meets, and one that it just misses."""
 
@@ -49,11 +62,33 @@ def test_a_limit_just_met_passes_and_one_just_missed_fails(limit: str) -> None:
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.figure != "size_bytes"], ids=lambda rule: rule.limit)
 def test_a_figure_that_is_not_in_the_report_fails(rule: Any) -> None:
-    report = example_report(tiers=(example_row("mcu", **{rule.figure: None}),))
-    verdict = one(rule.limit, "1", report)
+    absent = {field: None for field in (rule.figure, rule.rather) if field}
+    verdict = one(rule.limit, "1", example_report(tiers=(example_row("mcu", **absent),)))
     assert not verdict.ok
     assert verdict.found is None
     assert "does not have it" in verdict.sentence
+
+
+def test_ram_is_that_of_the_c_program_where_there_is_one() -> None:
+    assert one("ram", "2499").found == 2_500
+    without = example_report(tiers=(example_row("mcu", ram_bytes=None),))
+    assert one("ram", "2048", without).found == 2_048
+
+
+@pytest.mark.parametrize("limit", ["flash", "instructions", "mismatches"])
+def test_a_figure_of_the_c_program_says_where_it_is_from_or_how_to_get_it(limit: str) -> None:
+    assert "(cortex-m4: 64 test images of digits)" in one(limit, "1").sentence
+    rule = next(rule for rule in RULES if rule.limit == limit)
+    bare = example_report(tiers=(example_row("mcu", **{rule.figure: None}, c_basis=""),))
+    assert "edgeopt verify ARTIFACT" in one(limit, "1", bare).sentence
+
+
+def test_a_report_is_judged_again_when_its_figures_change() -> None:
+    limits = {"mcu": Limits(mismatches=0)}
+    wrong = judge_again(example_report(limits=limits))
+    assert [verdict.ok for verdict in wrong.gate] == [False]
+    right = wrong.model_copy(update={"tiers": (example_row("mcu", mismatches=0),)})
+    assert [verdict.ok for verdict in judge_again(right).gate] == [True]
 
 
 def test_unlabelled_data_is_named_as_the_reason() -> None:

@@ -98,10 +98,42 @@ def aimet(method: str, source: str, images: np.ndarray, out: str) -> None:
     onnx.save(sim.to_onnx_qdq(), out)
 
 
+class Images:
+    """The images as edgeopt reads samples: a batch at a time, from the memory map."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return np.asarray(self.images[indices])
+
+
+def edgeopt(method: str, source: str, images: np.ndarray, out: str) -> None:
+    """The quantize stage. `fast`, `balanced` and `best` put everything in integers that has a kernel, as peers do;
+    `rules` and `measured` are `balanced` with int8 and float mixed for speed."""
+    from pathlib import Path
+
+    from edgeopt.data import Data, Split
+    from edgeopt.model.load import read_onnx, save_model
+    from edgeopt.quantize import Quantize
+    from edgeopt.stage import Context
+
+    split = Split(Images(images), np.arange(len(images)), None, None)
+    data = Data("images", split, split, split, (), None, "")
+    mixed = method in ("rules", "measured")
+    settings = {"preset": "balanced", "speed": method} if mixed else {"preset": method, "speed": "integers"}
+    stage = Quantize(samples=len(images), **settings)
+    save_model(stage.apply(read_onnx(Path(source)), Context(data=data)).model, Path(out))
+
+
 def main() -> None:
     peer, method, source, data, out = sys.argv[1:]
     images = np.load(data, mmap_mode="r")
-    {"onnxruntime": onnxruntime, "nncf": nncf, "modelopt": modelopt, "aimet": aimet}[peer](method, source, images, out)
+    run = {"onnxruntime": onnxruntime, "nncf": nncf, "modelopt": modelopt, "aimet": aimet, "edgeopt": edgeopt}[peer]
+    run(method, source, images, out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 
 from edgeopt.cli.running import Common, read_setting
@@ -117,7 +117,9 @@ def _option(name: str, field: FieldInfo) -> Parameter:
     flags = (f"{flag}/--no-{name.replace('_', '-')}",) if kind is bool else (flag,)
     known = shown not in (None, (), {}) and field.default is not ...
     default_text = f" [default: {shown}]" if known and isinstance(shown, str | int | float | bool) else ""
-    option = typer.Option(*flags, help=(field.description or "") + default_text, show_default=False)
+    kinds = "|".join(_kinds(_listed(field))) if _is_list_of_family(field) else None
+    shape = None if kinds is None else f"[{kinds}]"  # typer takes no list of choices
+    option = typer.Option(*flags, help=(field.description or "") + default_text, show_default=False, metavar=shape)
     return Parameter(name, Parameter.KEYWORD_ONLY, default=UNSET, annotation=Annotated[kind | None, option])
 
 
@@ -130,14 +132,19 @@ def _type_of(field: FieldInfo) -> Any:
         return _choice(tuple(_kinds(members))) if _is_family(field) else None
     for simple in (bool, int, float, str):
         if members[0] is simple:
-            return str if str in members else simple
+            return str if str in members or _has_units(field) else simple
     if get_origin(members[0]) is Literal:
         return _choice(get_args(members[0]))
-    if _is_list_of_family(field):
-        return list[_choice(tuple(_kinds(_listed(field))))]  # type: ignore[misc]
-    if get_origin(members[0]) is tuple and get_args(members[0])[0] is str:
+    if _is_list_of_family(field) or (get_origin(members[0]) is tuple and get_args(members[0])[0] is str):
         return list[str]
     return Path if members[0] is Path else None
+
+
+def _has_units(field: FieldInfo) -> bool:
+    """Whether it may be written with its unit: `100KB`, `0.5pt`."""
+    parts = [field.annotation, *get_args(field.annotation)]
+    metadata = [*field.metadata, *(entry for part in parts for entry in getattr(part, "__metadata__", ()))]
+    return any(isinstance(entry, BeforeValidator) for entry in metadata)
 
 
 def _choice(values: tuple[Any, ...]) -> Any:

@@ -36,8 +36,15 @@ def gate(
         Flag, typer.Option(metavar="[TIER=]COUNT", help="Most multiply-adds for one input, such as 1.5M.")
     ] = None,
     max_params: Annotated[Flag, typer.Option(metavar="[TIER=]COUNT", help="Most parameters, such as 25k.")] = None,
-    max_ram: Annotated[
-        Flag, typer.Option(metavar="[TIER=]SIZE", help="Largest peak of activation RAM, such as 64KiB.")
+    max_ram: Annotated[Flag, typer.Option(metavar="[TIER=]SIZE", help="Largest peak of RAM, such as 64KiB.")] = None,
+    max_flash: Annotated[
+        Flag, typer.Option(metavar="[TIER=]SIZE", help="Most code and constants of the C program, such as 100KB.")
+    ] = None,
+    max_instructions: Annotated[
+        Flag, typer.Option(metavar="[TIER=]COUNT", help="Most instructions of one inference on a core, such as 20M.")
+    ] = None,
+    max_mismatches: Annotated[
+        Flag, typer.Option(metavar="[TIER=]COUNT", help="Most outputs of the C program that differ, such as 0.")
     ] = None,
     limits: Annotated[
         Path | None,
@@ -62,6 +69,9 @@ def gate(
         "macs": max_macs,
         "params": max_params,
         "ram": max_ram,
+        "flash": max_flash,
+        "instructions": max_instructions,
+        "mismatches": max_mismatches,
     }
     given = gates.parse_flags({limit: texts or [] for limit, texts in flags.items()})
     verdicts = _verdicts(path / "report.json" if path.is_dir() else path, given, limits, report_only)

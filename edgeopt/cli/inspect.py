@@ -11,7 +11,7 @@ import typer
 from edgeopt.cli.console import console, print_json
 from edgeopt.cli.running import ModelArgument, ModelSettingOption, WeightsOption, read_settings
 from edgeopt.report.onnx_file import read_onnx_file
-from edgeopt.units import format_bytes
+from edgeopt.units import format_bytes, format_sizes
 
 if TYPE_CHECKING:
     from edgeopt.model import Model
@@ -52,7 +52,11 @@ def _objections(model: Model, tier: Tier, size_bytes: int, costs: Profile) -> li
     from edgeopt.export.lint import lint
 
     found = objections(model, tier, size_bytes=size_bytes, profile=costs)
-    return found + [str(finding) for finding in lint(model, tier.placement)]
+    if tier.c_code:
+        from edgeopt import mcu
+
+        found += mcu.objections(model)
+    return found + [f"{finding} [{finding.rule}]" for finding in lint(model, tier.placement)]
 
 
 def describe(model: Model, source: str, costs: Profile) -> dict[str, Any]:
@@ -65,6 +69,7 @@ def describe(model: Model, source: str, costs: Profile) -> dict[str, Any]:
         "outputs": [[info.name, list(info.shape), info.dtype.name] for info in model.outputs],
         "params": costs.params,
         "macs": costs.macs,
+        "sizes": costs.sizes,
         "peak_ram_bytes": costs.peak_ram_bytes,
         "peak_layer": costs.peak_layer,
         "operators": dict(Counter(node.op_type for node in model.graph.graph).most_common()),
@@ -93,7 +98,8 @@ def _show(facts: dict[str, Any], layers: int) -> None:
             head.add_row(f"[bold]{key[:-1]}[/]", f"{name} {dtype} {' x '.join(map(str, shape))}")
     head.add_row("[bold]file[/]", f"{format_bytes(facts['size_bytes'])}, opset {facts['opset']}")
     head.add_row("[bold]parameters[/]", f"{facts['params']:,}")
-    head.add_row("[bold]MACs[/]", f"{facts['macs']:,} for one input")
+    sizes = f" of {format_sizes(facts['sizes'])}" if facts["sizes"] else ""
+    head.add_row("[bold]MACs[/]", f"{facts['macs']:,} for one input{sizes}")
     head.add_row(
         "[bold]peak RAM[/]",
         f"{format_bytes(facts['peak_ram_bytes'])} of activations, at {facts['peak_layer']}",

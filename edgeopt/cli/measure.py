@@ -11,7 +11,7 @@ from edgeopt.cli.console import TerminalProgress, console, print_json
 from edgeopt.cli.running import DataOption, SeedOption
 from edgeopt.errors import UsageError
 from edgeopt.report.onnx_file import read_onnx_file
-from edgeopt.units import format_bytes
+from edgeopt.units import format_bytes, format_sizes
 
 __all__ = ["measure"]
 
@@ -58,17 +58,18 @@ def _measure(
     from edgeopt.data import load_data
     from edgeopt.data.match import fit_input
     from edgeopt.data.spec import DataSpec
-    from edgeopt.measure import evaluate, time_sessions
+    from edgeopt.measure import evaluate, one_input, time_sessions
     from edgeopt.model.load import read_onnx
     from edgeopt.model.profile import profile
     from edgeopt.model.runtime import open_session
-    from edgeopt.rows import accuracy_facts, against_facts, one_input
+    from edgeopt.rows import accuracy_facts, against_facts
 
     models = [read_onnx(path) for path in paths]
     names = [str(path) for path in paths]
-    outcomes = {}
+    outcomes, shown = {}, None
     if data is not None:
         images = load_data(DataSpec(source=data), model=models[0], seed=seed, progress=progress)
+        shown = images.test
         for name, model in zip(names[1:], models[1:], strict=True):
             fit_input(images.test, model, name)
         sessions = {name: open_session(path, entries=entries) for name, path in zip(names, paths, strict=True)}
@@ -76,16 +77,18 @@ def _measure(
     timed = {
         name: open_session(path, threads=threads, entries=entries) for name, path in zip(names, paths, strict=True)
     }
-    latencies = time_sessions(timed, {name: one_input(session) for name, session in timed.items()})
+    feeds = {name: one_input(session, shown) for name, session in timed.items()}
+    latencies = time_sessions(timed, feeds)
     rows = []
     for name, path, model in zip(names, paths, models, strict=True):
-        costs, latency = profile(model), latencies[name]
+        costs, latency = profile(model, feeds=feeds[name]), latencies[name]
         row: dict[str, Any] = {
             "model": name,
             "size_bytes": read_onnx_file(path).size_bytes,
             "params": costs.params,
             "macs": costs.macs,
             "peak_ram_bytes": costs.peak_ram_bytes,
+            "sizes": costs.sizes,
             "latency_ms": latency.median_ms,
             "latency_low_ms": latency.low_ms,
             "latency_high_ms": latency.high_ms,
@@ -118,5 +121,7 @@ def _show(rows: list[dict[str, Any]], threads: int) -> None:
         )
     console().print(table)
     samples = rows[0].get("samples")
-    note = f"{samples} test images; " if samples else ""
+    note = f"{samples} test samples; " if samples else ""
+    if rows[0]["sizes"]:
+        note += f"sizes {format_sizes(rows[0]['sizes'])}; "
     console().print(f"[dim]{note}one input at a time, {threads} thread(s), medians, taken in turns[/]")

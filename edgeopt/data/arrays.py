@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeopt.data.origin import Inspection, digest_rows
+from edgeopt.data.named import NamedOrigin, fit_arrays
+from edgeopt.data.origin import Inspection, Origin, digest_rows
 from edgeopt.data.preprocess import fit_image
 from edgeopt.errors import UsageError
-from edgeopt.model import Preprocess
+from edgeopt.model import Preprocess, TensorInfo
 from edgeopt.progress import Progress
 
 __all__ = ["ArrayOrigin", "ArraySource", "check_labels", "check_x", "open_digits", "open_npz"]
 
 DIGITS = Path(__file__).parent / "digits.npz"
 DIGITS_PREPROCESS = Preprocess(size=(8, 8), color="gray", scale=1 / 16)
+Arrays = dict[str, np.ndarray]
 CHUNK = 1024
 """Rows handled at a time where a whole-array temporary would double the memory."""
 
@@ -103,29 +105,65 @@ def open_digits() -> ArrayOrigin:
     return ArrayOrigin("digits", images[..., None], labels.astype(np.int64), names, test, DIGITS_PREPROCESS)
 
 
-def open_npz(path: Path) -> ArrayOrigin:
+def open_npz(path: Path, inputs: Sequence[TensorInfo] = ()) -> Origin:
     """`x` [n, ...] with optional `y` [n], `x_test`, `y_test`, and `labels` (class names).
 
-    Float arrays are model-ready; uint8 arrays [n, H, W(, C)] are images. Nothing pickled is ever loaded.
-    Raises UsageError naming file and array.
+    Float arrays are model-ready; uint8 arrays [n, H, W(, C)] are images. For a model with several `inputs`, or one
+    that takes integers, an array for each input by its name (`x` will do for the only one), and `NAME_test` where
+    there is a test split. Nothing pickled is ever loaded. Raises UsageError naming file and array.
     """
     where = str(path)
     held = _read_npz(path)
-    if "x" not in held:
+    single = not inputs or (len(inputs) == 1 and inputs[0].dtype.kind == "f")
+    train, test = _single(held, inputs, where) if single else _by_input(held, inputs, where)
+    for name in test:
+        check_alike(train[name], test[name], where, name)
+    labels, is_test = _labels_of(held, _rows(train), _rows(test), where)
+    arrays = {name: np.concatenate([array, test[name]]) if test else array for name, array in train.items()}
+    classes = _class_names(held, labels, where)
+    if single:
+        return ArrayOrigin(path.stem, next(iter(arrays.values())), labels, classes, is_test)
+    return NamedOrigin(path.stem, arrays, labels, classes, is_test)
+
+
+def _single(held: Arrays, inputs: Sequence[TensorInfo], where: str) -> tuple[Arrays, Arrays]:
+    """The array of training samples and that of test samples (where there is one): `x`, or called as the input."""
+    name = "x" if "x" in held or not inputs else inputs[0].name
+    if name not in held:
         raise UsageError(f"has no array x, only {', '.join(held) or 'nothing'}", where=where, fix="save it as x=...")
-    x = check_x(held["x"], f"{where}: x")
-    labels = check_labels(held["y"], len(x), f"{where}: y") if "y" in held else None
-    test = None
-    if "x_test" in held:
-        x_test = check_x(held["x_test"], f"{where}: x_test")
-        check_alike(x, x_test, where)
-        if ("y" in held) != ("y_test" in held):
-            raise UsageError("y and y_test go together, and one is missing", where=where)
-        if labels is not None:
-            labels = np.concatenate([labels, check_labels(held["y_test"], len(x_test), f"{where}: y_test")])
-        test = np.arange(len(x) + len(x_test)) >= len(x)
-        x = np.concatenate([x, x_test])
-    return ArrayOrigin(path.stem, x, labels, _class_names(held, labels, where), test)
+    return (
+        {name: check_x(held[name], f"{where}: {name}")},
+        {name: check_x(held[test], f"{where}: {test}")} if (test := f"{name}_test") in held else {},
+    )
+
+
+def _by_input(held: Arrays, inputs: Sequence[TensorInfo], where: str) -> tuple[Arrays, Arrays]:
+    """Arrays by input name: training samples, and test samples where there are any."""
+    if len(inputs) == 1 and inputs[0].name not in held:
+        held = {name.replace("x", inputs[0].name): array for name, array in held.items() if name in ("x", "x_test")}
+    train = fit_arrays(held, inputs, where)
+    if not any(f"{info.name}_test" in held for info in inputs):
+        return train, {}
+    tests = fit_arrays(held, [replace(info, name=f"{info.name}_test") for info in inputs], where)
+    return train, {info.name: tests[f"{info.name}_test"] for info in inputs}
+
+
+def _rows(arrays: Arrays) -> int:
+    return len(next(iter(arrays.values()))) if arrays else 0
+
+
+def _labels_of(
+    held: Mapping[str, np.ndarray], train: int, test: int, where: str
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Class numbers of all samples, and which of them are test samples (None: the file has no test split)."""
+    labels = check_labels(held["y"], train, f"{where}: y") if "y" in held else None
+    if not test:
+        return labels, None
+    if ("y" in held) != ("y_test" in held):
+        raise UsageError("y and y_test go together, and one is missing", where=where)
+    if labels is not None:
+        labels = np.concatenate([labels, check_labels(held["y_test"], test, f"{where}: y_test")])
+    return labels, np.arange(train + test) >= train
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -186,11 +224,11 @@ def check_labels(y: Any, count: int, where: str) -> np.ndarray:
     return numbers
 
 
-def check_alike(x: np.ndarray, x_test: np.ndarray, where: str) -> None:
+def check_alike(x: np.ndarray, x_test: np.ndarray, where: str, name: str = "x") -> None:
     """Raise UsageError unless training and test samples have one shape and dtype."""
     if x.shape[1:] != x_test.shape[1:] or x.dtype != x_test.dtype:
         raise UsageError(
-            f"x is {x.dtype} {list(x.shape[1:])} and x_test is {x_test.dtype} {list(x_test.shape[1:])}",
+            f"{name} is {x.dtype} {list(x.shape[1:])} and {name}_test is {x_test.dtype} {list(x_test.shape[1:])}",
             where=where,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,9 +11,13 @@ import numpy as np
 
 from edgeopt.data.preprocess import normalize
 from edgeopt.data.split import balanced_order
+from edgeopt.errors import UsageError
 from edgeopt.model import Preprocess
 
-__all__ = ["Batch", "Data", "Source", "Split"]
+__all__ = ["Batch", "Data", "Rows", "Source", "Split", "feeds_of", "single_array"]
+
+Rows = np.ndarray | Mapping[str, np.ndarray]
+"""Samples as one array [n, ...], or for a model with several inputs one such array for each, by input name."""
 
 
 class Source(Protocol):
@@ -21,17 +25,30 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """Samples as one array: uint8 [n, H, W, C] already resized and cropped, or float32 model-ready."""
+    def read(self, indices: np.ndarray) -> Rows:
+        """Samples as one array: uint8 [n, H, W, C] already resized and cropped, or float32 model-ready. Those of a
+        model with several inputs, or of integers, as model-ready arrays by input name."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`x` float32 in the model's layout, [n, ...]; `y` int64 [n] or None; `index` [n] within the split."""
+    """`rows` in the model's layout; `y` int64 [n] or None; `index` [n] within the split."""
 
-    x: np.ndarray
+    rows: Rows
     y: np.ndarray | None
     index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def x(self) -> np.ndarray:
+        """The one array [n, ...]. Raises UsageError where the samples have several."""
+        return single_array(self.rows)
+
+    def feeds(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """What the inputs called `names` are fed, see `feeds_of`."""
+        return feeds_of(self.rows, names)
 
 
 @dataclass(frozen=True)
@@ -44,20 +61,24 @@ class Split:
     labels: np.ndarray | None
     """int64 [n] class numbers, or None when there are none."""
     preprocess: Preprocess | None
-    """None: the source is model-ready float32 and passes unchanged."""
+    """None: the source is model-ready and passes unchanged."""
 
     def __len__(self) -> int:
         return len(self.index)
 
     def raw(self, positions: np.ndarray) -> np.ndarray:
-        """Undecorated samples at `positions` of this split: uint8 [n, H, W, C] or model-ready float32."""
-        return self.source.read(self.index[positions])
+        """Undecorated samples at `positions` of this split: uint8 [n, H, W, C] or model-ready float32.
+
+        Raises UsageError where a sample is several arrays.
+        """
+        return single_array(self.source.read(self.index[positions]))
 
     def read(self, positions: np.ndarray) -> Batch:
         """The samples at `positions` of this split, model-ready."""
-        raw = self.raw(positions)
-        x = raw if self.preprocess is None else normalize(raw, self.preprocess)
-        return Batch(x, None if self.labels is None else self.labels[positions], positions)
+        rows = self.source.read(self.index[positions])
+        if self.preprocess is not None:
+            rows = normalize(single_array(rows), self.preprocess)
+        return Batch(rows, None if self.labels is None else self.labels[positions], positions)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Every sample once, in order, `size` at a time (the last batch may be smaller).
@@ -103,3 +124,31 @@ class Data:
     """SHA-256 of the samples' content, labels, splits and preprocessing; file times do not count."""
     skipped: tuple[str, ...] = ()
     """Files that could not be decoded and were left out (below 1 %)."""
+
+
+def feeds_of(rows: Rows, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """What a model's inputs are fed: one array goes to the only input, whatever its name; others go by name.
+
+    Raises UsageError naming the input that the samples have nothing for.
+    """
+    if isinstance(rows, Mapping):
+        missing = [name for name in names if name not in rows]
+        if not missing:
+            return {name: rows[name] for name in names}
+        raise UsageError(f"the samples hold {', '.join(rows)}, and nothing for the input {missing[0]!r}")
+    if len(names) == 1:
+        return {names[0]: rows}
+    raise UsageError(
+        f"the model has {len(names)} inputs ({', '.join(names)}), the samples are one array",
+        fix="give an .npz with an array for each input, by its name",
+    )
+
+
+def single_array(rows: Rows) -> np.ndarray:
+    """The one array that `rows` is. Raises UsageError where a sample is several arrays, or none of floats."""
+    if isinstance(rows, Mapping):
+        raise UsageError(
+            f"the samples are arrays by input name ({', '.join(rows)}), and this needs one array of floats or images",
+            fix="leave out the stages that train: they take networks of one such input",
+        )
+    return rows

@@ -41,7 +41,7 @@ def load_data(spec: DataSpec, *, model: Model | None = None, seed: int = 0, prog
     input shape (warned about). `seed` decides the split of a source without a test split, and the calibration
     samples. Raises UsageError when the source cannot be read, or does not fit the model.
     """
-    origin = find_source(spec.source)
+    origin = find_source(spec.source, model)
     if origin.model_ready:
         preprocess = None
         if spec.preprocess is not None:
@@ -73,8 +73,9 @@ def load_data(spec: DataSpec, *, model: Model | None = None, seed: int = 0, prog
     return replace(data, fingerprint=_fingerprint(data, inspection.content))
 
 
-def find_source(source: str) -> Origin:
-    """What `source` names, opened as far as that needs no preprocessing. Raises UsageError."""
+def find_source(source: str, model: Model | None = None) -> Origin:
+    """What `source` names, opened as far as that needs no preprocessing; an .npz is read for the inputs of `model`.
+    Raises UsageError."""
     path = Path(source).expanduser()
     if source == "digits":
         return open_digits()
@@ -83,7 +84,7 @@ def find_source(source: str) -> Origin:
     if ".py:" in source:
         return open_factory(source)
     if path.suffix == ".npz":
-        return open_npz(path)
+        return open_npz(path, model.inputs if model is not None else ())
     if path.is_dir():
         return open_folder(path)
     found = "is a file of another kind" if path.exists() else "there is no such folder or file"

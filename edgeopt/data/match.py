@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from edgeopt.data.data import Split
@@ -54,16 +56,25 @@ def _output_width(model: Model | None) -> int | None:
 
 
 def fit_input(split: Split, model: Model, where: str) -> None:
-    """Raise UsageError unless the samples have the shape of the model's first input (batch aside)."""
-    wanted = model.inputs[0].shape[1:] if model.inputs else ()
-    have = split.read(np.arange(1)).x.shape[1:]
-    if len(have) == len(wanted) and all(w == h for w, h in zip(wanted, have, strict=True) if isinstance(w, int)):
-        return
-    raise UsageError(
-        f"samples are {_shape(have)}, the model's input is {_shape(wanted)}",
-        where=where,
-        fix="correct data.preprocess (size, color, layout)" if split.preprocess is not None else "reshape the arrays",
-    )
+    """Raise UsageError unless the samples have the shapes of the model's inputs (batch aside), one for each."""
+    first = split.read(np.arange(1))
+    if isinstance(first.rows, Mapping):
+        fed = first.feeds([info.name for info in model.inputs])
+        pairs = [(f"{info.name}: ", fed[info.name], info.shape) for info in model.inputs]
+    else:
+        # The first input alone: a further one is refused by name where it would have to be fed.
+        pairs = [("", first.rows, model.inputs[0].shape if model.inputs else ())]
+    for name, array, shape in pairs:
+        wanted, have = shape[1:], array.shape[1:]
+        if len(have) == len(wanted) and all(w == h for w, h in zip(wanted, have, strict=True) if isinstance(w, int)):
+            continue
+        raise UsageError(
+            f"{name}samples are {_shape(have)}, the model's input is {_shape(wanted)}",
+            where=where,
+            fix="correct data.preprocess (size, color, layout)"
+            if split.preprocess is not None
+            else "reshape the arrays",
+        )
 
 
 def _shape(dims: tuple[int | str, ...]) -> str:

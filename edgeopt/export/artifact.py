@@ -31,10 +31,9 @@ def make_artifact(
 
     Raises StageFailed naming every limit that it does not meet.
     """
-    feeds = feeds or random_feeds(model, 1)
     legal = legalize(model, tier, feeds=feeds, progress=progress)
     shipped = strip(legal) if tier.strip else legal
-    check_tier(legal, tier, len(shipped.to_bytes()), profile(legal))
+    check_tier(legal, tier, shipped.size_bytes, profile(legal, feeds=feeds))
     if tier.strip:
-        verify(model, shipped, tier, feeds)
+        verify(model, shipped, tier, feeds or random_feeds(model, 1))
     return shipped

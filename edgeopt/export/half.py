@@ -1,22 +1,21 @@
 """float32 -> float16: weights at half the bytes, for runtimes with half-precision arithmetic.
 
 Every operator whose ONNX schema takes float16 gets it; the others (Resize's scales, operators of other
-domains) keep float32 between Casts. The model's own inputs and outputs stay float32, with a Cast at the
-rim, so that callers need not change. onnxruntime ships a converter too; it leaves the nodes out of order
-and clamps weights that do not fit without a word.
+domains, control flow with all that its bodies read) and the nodes that the caller names keep float32 between
+Casts. The model's own inputs and outputs stay float32, with a Cast at the rim, so that callers need not
+change. onnxruntime ships a converter too; it leaves the nodes out of order and clamps weights that do not fit
+without a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from edgeopt.errors import StageFailed
 from edgeopt.export.overflow import LARGEST_HALF
-from edgeopt.model.child import model_name
 from edgeopt.model.model import Model
 from edgeopt.model.passes import remove_dead
 from edgeopt.model.shapes import infer_shapes
@@ -28,34 +27,24 @@ MAKES_FLOAT = frozenset({"Cast", "ConstantOfShape"})
 """Their output type is an attribute."""
 
 
-def to_half(model: Model) -> Model:
-    """A new model that computes in float16, float32 at its inputs and outputs.
+def to_half(model: Model, keep: Collection[str] = ()) -> Model:
+    """A new model that computes in float16; in float32 at its inputs and outputs, and in the nodes whose first
+    output is named in `keep`.
 
-    Numbers beyond +-65504 become that: right for bounds and mask fills, which mean "very large"; for weights
-    and activations ask `refuse_overflow` first. Raises StageFailed on control flow.
+    Numbers beyond +-65504 become that: right for bounds and mask fills, which mean "very large"; which nodes to
+    keep for their weights and activations say `risky_by_magnitude` and `risky_by_rule`.
     """
-    _refuse_control_flow(model)
     changed = infer_shapes(model, None)
-    _Converter(changed.graph).convert()
+    _Converter(changed.graph, keep).convert()
     remove_dead(changed.graph)
     return changed
-
-
-def _refuse_control_flow(model: Model) -> None:
-    """The body of an If or Loop reads values of the outer graph, whose types would change under it."""
-    for node in model.graph.graph:
-        if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
-            raise StageFailed(
-                f"{node.op_type} node {node.name!r} is control flow, which has no float16 form here",
-                where=model_name(model),
-                fix="export the model without data-dependent control flow, or choose a tier that accepts fp32",
-            )
 
 
 class _Converter:
     """One graph under conversion, with the casts and constants made so far."""
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, keep: Collection[str] = ()) -> None:
+        self.keep = frozenset(keep)
         self.graph = model.graph
         self.opsets = model.opset_imports
         self.made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -68,7 +57,8 @@ class _Converter:
                 self._keep_output_float(position, value)
 
     def _convert_node(self, node: ir.Node) -> None:
-        wanted = _half_inputs(node, self.opsets)
+        wanted = frozenset() if node.outputs[0].name in self.keep else _half_inputs(node, self.opsets)
+        self._keep_captured(node)
         for index, value in enumerate(node.inputs):
             if value is not None and value.dtype in (FLOAT, HALF):
                 node.replace_input_with(index, self._as(value, HALF if index in wanted else FLOAT, node))
@@ -77,6 +67,13 @@ class _Converter:
                 output.dtype = HALF
         if node.op_type in MAKES_FLOAT and node.outputs[0].dtype == HALF:
             _set_made_type(node)
+
+    def _keep_captured(self, node: ir.Node) -> None:
+        """What the bodies of control flow read of this graph stays, or becomes again, float32."""
+        for inner in _inner_nodes(node):
+            for index, value in enumerate(inner.inputs):
+                if value is not None and value.graph is self.graph and value.dtype == HALF:
+                    inner.replace_input_with(index, self._as(value, FLOAT, node))
 
     def _as(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
         """`value` in `dtype`: itself, a converted constant, or a Cast before the first reader."""
@@ -119,10 +116,20 @@ class _Converter:
         self.graph.outputs[position] = output
 
 
+def _inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes in the bodies of a control flow node, at any depth."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from attribute.as_graph().all_nodes()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            for graph in attribute.as_graphs():
+                yield from graph.all_nodes()
+
+
 def _half_inputs(node: ir.Node, opsets: dict[str, int]) -> frozenset[int]:
     """Positions of the float inputs that the operator takes in float16."""
     schema = _schema(node, opsets)
-    if schema is None:
+    if schema is None or next(_inner_nodes(node), None) is not None:
         return frozenset()
     return frozenset(
         index

@@ -10,7 +10,8 @@ import numpy as np
 
 from edgeopt.errors import StageFailed
 from edgeopt.export.half import to_half
-from edgeopt.export.overflow import refuse_overflow
+from edgeopt.export.islands import outside_islands
+from edgeopt.export.overflow import risky_by_magnitude, risky_by_rule
 from edgeopt.export.precision import precision_of
 from edgeopt.model.child import NativeFailed, convert_opset
 from edgeopt.model.model import Model
@@ -28,6 +29,10 @@ TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2e-2}
 other level."""
 
 
+NAMED = 5
+"""Nodes named in one sentence."""
+
+
 def legalize(
     model: Model,
     tier: Tier,
@@ -38,10 +43,12 @@ def legalize(
     """The model as `tier` takes it, with names (`strip` takes them out last); metadata is kept.
 
     A float model takes the tier's first float precision, with float32 inputs and outputs. An int8 model
-    keeps its Q/DQ nodes as they are. An opset that the converter cannot reach is left at the model's own.
-    `feeds` is one sample that the form is tried on; none: noise. Raises StageFailed when the form computes
-    something else, or float16 cannot hold the weights or the activations.
+    keeps its Q/DQ nodes as they are, and layers that were left in float take that precision too. An opset that
+    the converter cannot reach is left at the model's own.
+    `feeds` is one sample that the form is tried on, and by which nodes that float16 is too small for stay in
+    float32; none: noise, and a rule. Raises StageFailed when the form computes something else.
     """
+    by_rule = feeds is None
     feeds = feeds or random_feeds(model, 1)
     batch = None if tier.dynamic_batch else 1
     if precision_of(model) == "int8":
@@ -50,10 +57,37 @@ def legalize(
         legal = simplify(model, batch=batch, progress=progress)
     legal = _to_opset(legal, tier.opset, feeds, progress)
     if precision_of(legal) == "fp32" and _float_precision(tier) == "fp16":
-        refuse_overflow(legal, feeds)
-        legal = to_half(legal)
+        legal = to_half(legal, _keep_float(legal, feeds, by_rule=by_rule, progress=progress))
+    elif precision_of(legal) == "int8" and _float_precision(tier) == "fp16":
+        legal = _halve_islands(legal, tier, feeds, by_rule=by_rule, progress=progress)
     verify(model, legal, tier, feeds)
     return legal
+
+
+def _halve_islands(
+    model: Model, tier: Tier, feeds: Mapping[str, np.ndarray], *, by_rule: bool, progress: Progress
+) -> Model:
+    """A Q/DQ model with the layers that it has in float in float16, or as it is where that changes its outputs."""
+    outside = outside_islands(model)
+    if outside is None:
+        return model
+    halved = to_half(model, outside | _keep_float(model, feeds, by_rule=by_rule, progress=progress))
+    try:
+        verify(model, halved, tier, feeds)
+    except StageFailed as error:
+        progress.warn(f"{error.found}; the layers left in float stay in float32")
+        return model
+    return halved
+
+
+def _keep_float(model: Model, feeds: Mapping[str, np.ndarray], *, by_rule: bool, progress: Progress) -> set[str]:
+    """First outputs of the nodes that stay in float32; those that `feeds` showed to be risky are told of."""
+    risky = risky_by_magnitude(model, feeds)
+    if risky:
+        listed = ", ".join(f"{name} ({reason})" for name, reason in list(risky.items())[:NAMED])
+        more = " ..." if len(risky) > NAMED else ""
+        progress.warn(f"float16 is too small for {len(risky)} nodes, which stay in float32: {listed}{more}")
+    return set(risky) | (set(risky_by_rule(model)) if by_rule else set())
 
 
 def verify(before: Model, after: Model, tier: Tier, feeds: Mapping[str, np.ndarray]) -> None:

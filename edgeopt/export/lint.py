@@ -1,9 +1,11 @@
 """Rules of explicit quantization, checked on any Q/DQ file.
 
 A runtime that takes Q/DQ nodes at their word (TensorRT's "explicit quantization", NVIDIA's developer guide,
-chapter "Working with quantized types") refuses some placements and answers others with slow float kernels.
-Which rules hold is read off a tier's `placement`: symmetric activations, per-channel weights, float biases,
-and no pair inside a fusion.
+chapter "Working with quantized types", sections "Explicit quantization" and "Q/DQ placement recommendations")
+refuses some placements and answers others with slow float kernels. Which rules hold is read off a tier's `placement`:
+symmetric activations, per-channel weights, float biases, and, where outputs are not quantized, that pairs stand on the
+inputs of layers and never inside a fusion. What a pair itself has to be (constant positive scales, both halves there)
+is in `pairs.py`, what its neighbours make of it in `fusions.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from edgeopt.export.fusions import FUSION_RULES
+from edgeopt.export.pairs import ALWAYS, EXPLICIT, dequantized_constant
 from edgeopt.model.model import Model
 from edgeopt.model.passes.edit import attribute, constant_of
 from edgeopt.tiers import Placement
@@ -28,6 +32,7 @@ class Finding:
     rule: str
     node: str
     message: str
+    """What is wrong, and what would do."""
 
     def __str__(self) -> str:
         return f"{self.node}: {self.message}"
@@ -38,8 +43,21 @@ Rule = Callable[[ir.Node], str | None]
 
 
 def lint(model: Model, placement: Placement) -> list[Finding]:
-    """Where the Q/DQ nodes of `model` break the rules that `placement` states, in graph order."""
-    rules: dict[str, Rule] = {}
+    """Where the Q/DQ nodes of `model` break the rules that `placement` states, in graph order.
+
+    Bodies of control flow are looked into as well. A model without such nodes breaks none.
+    """
+    rules = _rules(placement)
+    return [
+        Finding(rule, node.name or node.outputs[0].name or node.op_type, message)
+        for node in model.graph.graph.all_nodes()
+        for rule, check in rules.items()
+        if node.domain in ("", "ai.onnx") and (message := check(node)) is not None
+    ]
+
+
+def _rules(placement: Placement) -> dict[str, Rule]:
+    rules: dict[str, Rule] = dict(ALWAYS)
     if placement.activations == "symmetric":
         rules["symmetric_activations"] = _asymmetric
     if placement.weights == "per_channel":
@@ -48,13 +66,8 @@ def lint(model: Model, placement: Placement) -> list[Finding]:
     if not placement.quantize_bias:
         rules["float_bias"] = _quantized_bias
     if not placement.quantize_outputs:
-        rules["unbroken_fusion"] = _pair_inside_fusion
-    return [
-        Finding(rule, node.name or node.outputs[0].name or node.op_type, message)
-        for node in model.graph.graph
-        for rule, check in rules.items()
-        if (message := check(node)) is not None
-    ]
+        rules |= EXPLICIT | FUSION_RULES
+    return rules
 
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -73,15 +86,7 @@ def _asymmetric(node: ir.Node) -> str | None:
 
 def _weight(node: ir.Node) -> ir.Node | None:
     """The DequantizeLinear of a layer's constant weight."""
-    return _dequantized(node, 1) if node.op_type in WEIGHTED else None
-
-
-def _dequantized(node: ir.Node, index: int) -> ir.Node | None:
-    value = node.inputs[index] if len(node.inputs) > index else None
-    maker = value.producer() if value is not None else None
-    if maker is None or maker.op_type != "DequantizeLinear" or constant_of(maker.inputs[0]) is None:
-        return None
-    return maker
+    return dequantized_constant(node, 1) if node.op_type in WEIGHTED else None
 
 
 def _not_per_channel(node: ir.Node) -> str | None:
@@ -122,25 +127,6 @@ def _weight_zero_point(node: ir.Node) -> str | None:
 
 
 def _quantized_bias(node: ir.Node) -> str | None:
-    if node.op_type in WEIGHTED and _dequantized(node, 2) is not None:
+    if node.op_type in WEIGHTED and dequantized_constant(node, 2) is not None:
         return "has a quantized bias; it has to stay float"
     return None
-
-
-def _pair_inside_fusion(node: ir.Node) -> str | None:
-    """Conv -> Q -> DQ -> Relu: the runtime would fuse Conv and Relu, and the pair keeps it from that."""
-    if node.op_type not in ("Relu", "Clip") or node.inputs[0] is None:
-        return None
-    dequantize = node.inputs[0].producer()
-    quantize = _maker(dequantize, "DequantizeLinear")
-    layer = _maker(quantize, "QuantizeLinear")
-    if layer is not None and layer.op_type in (*WEIGHTED, "Add"):
-        return f"is cut off from {layer.op_type} {layer.name or ''} by a Q/DQ pair".replace("  ", " ")
-    return None
-
-
-def _maker(node: ir.Node | None, operator: str) -> ir.Node | None:
-    """The node before `node`, when `node` is of this operator."""
-    if node is None or node.op_type != operator or node.inputs[0] is None:
-        return None
-    return node.inputs[0].producer()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from edgeopt.errors import UsageError
+from edgeopt.errors import StageFailed, UsageError
 from edgeopt.model import Model
 from edgeopt.stage import Context, Stage, StageResult
 
@@ -31,20 +31,47 @@ class Export(Stage):
 
         if context.tier is None:
             raise UsageError("export needs a tier", fix="give it --tier (or `tiers:` in the recipe)")
-        artifact = make_artifact(model, context.tier, feeds=_one_image(model, context), progress=context.progress)
+        artifact = make_artifact(model, context.tier, feeds=_one_sample(model, context), progress=context.progress)
         precision = precision_of(artifact)
         findings = lint(artifact, context.tier.placement) if precision == "int8" else []
         facts = {
             "precision": precision,
             "opset": artifact.graph.opset_imports.get("", 0),
-            "size_bytes": len(artifact.to_bytes()),
+            "size_bytes": artifact.size_bytes,
             "warnings": [str(finding) for finding in findings],
         }
-        return StageResult(artifact, facts)
+        files = _c_code(artifact, context, facts) if context.tier.c_code and precision == "int8" else {}
+        return StageResult(artifact, facts, files)
 
 
-def _one_image(model: Model, context: Context) -> dict[str, np.ndarray] | None:
-    """A calibration image to try the artifact on, where there is one and the model takes one input."""
-    if context.data is None or len(context.data.calibration) == 0 or len(model.inputs) != 1:
+def _c_code(artifact: Model, context: Context, facts: dict[str, Any]) -> dict[str, str]:
+    """The C program's files, with its figures in `facts`; a warning and nothing where an operator has no kernel.
+
+    Raises StageFailed when its memory is over the tier's limit.
+    """
+    from edgeopt.mcu import check_ram, compile_model, describe
+
+    try:
+        compiled = compile_model(artifact, samples=_first_images(context))
+    except StageFailed as error:
+        facts["warnings"].append(str(error))
+        context.progress.warn(f"no C code was written: {error}")
+        return {}
+    assert context.tier is not None
+    check_ram(compiled, context.tier)
+    facts["c_code"] = describe(compiled)
+    return compiled.files
+
+
+def _first_images(context: Context) -> np.ndarray | None:
+    """Calibration images for the test vectors, where there are any."""
+    if context.data is None or len(context.data.calibration) == 0:
         return None
-    return {model.inputs[0].name: context.data.calibration.read(np.arange(1)).x}
+    return context.data.calibration.read(np.arange(min(4, len(context.data.calibration)))).x
+
+
+def _one_sample(model: Model, context: Context) -> dict[str, np.ndarray] | None:
+    """A calibration sample to try the artifact on, where there is one."""
+    if context.data is None or len(context.data.calibration) == 0:
+        return None
+    return context.data.calibration.read(np.arange(1)).feeds([info.name for info in model.inputs])

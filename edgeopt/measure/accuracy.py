@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeopt.data import Split
+from edgeopt.data.data import Rows
 from edgeopt.errors import StageFailed
+from edgeopt.measure.feeds import fit_feeds
 from edgeopt.model.runtime import run
 from edgeopt.progress import SILENT, Progress
 
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 __all__ = ["Outcome", "evaluate"]
-
-DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def evaluate(
     truth: list[np.ndarray] = []
     progress.start("measuring accuracy", len(split))
     for batch in split.batches(batch_size):
-        expected = predict(sessions[reference], batch.x, name=reference)
+        expected = predict(sessions[reference], batch.rows, name=reference)
         for name, session in sessions.items():
-            outputs = expected if name == reference else predict(session, batch.x, name=name)
+            outputs = expected if name == reference else predict(session, batch.rows, name=name)
             if outputs.shape != expected.shape:
                 raise StageFailed(
                     f"gives {outputs.shape[1]} outputs an image, {reference} gives {expected.shape[1]}",
@@ -105,37 +105,44 @@ def evaluate(
             tallies[name].add(outputs, expected)
         if batch.y is not None:
             truth.append(batch.y)
-        progress.advance(len(batch.x))
+        progress.advance(len(batch))
     labels = np.concatenate(truth) if truth else None
     base = np.concatenate(tallies[reference].answers)
     return {name: tally.outcome(labels, base) for name, tally in tallies.items()}
 
 
-def predict(session: ort.InferenceSession, x: np.ndarray, *, name: str = "") -> np.ndarray:
-    """First output for a batch, float64 [n, classes]; a session with a fixed batch size is called repeatedly.
+def predict(session: ort.InferenceSession, rows: Rows, *, name: str = "") -> np.ndarray:
+    """First output for a batch, float64 [n, outputs]; a session with a fixed batch size is called repeatedly.
 
-    Raises StageFailed when an output is not finite.
+    `rows` is one array for the only input, or arrays by input name. Raises StageFailed when an output is not finite.
     """
-    info = session.get_inputs()[0]
-    x = x.astype(DTYPES.get(info.type, x.dtype), copy=False)
-    step = info.shape[0] if info.shape and isinstance(info.shape[0], int) else len(x)
-    parts = [_run_padded(session, x[start : start + step], step) for start in range(0, len(x), step)]
+    feeds = fit_feeds(session, rows)
+    count = len(next(iter(feeds.values())))
+    shape = session.get_inputs()[0].shape
+    step = shape[0] if shape and isinstance(shape[0], int) else count
+    parts = [
+        _run_padded(session, {key: array[start : start + step] for key, array in feeds.items()}, step)
+        for start in range(0, count, step)
+    ]
     outputs = np.concatenate(parts).astype(np.float64)
     if not np.isfinite(outputs).all():
         bad = int(np.sum(~np.isfinite(outputs).all(axis=1)))
         raise StageFailed(
-            f"gives NaN or infinite outputs on {bad} of {len(x)} images",
+            f"gives NaN or infinite outputs on {bad} of {count} images",
             where=name,
             fix="its numbers overflow: use fp32, or int8 with another calibrator",
         )
     return outputs
 
 
-def _run_padded(session: ort.InferenceSession, x: np.ndarray, size: int) -> np.ndarray:
+def _run_padded(session: ort.InferenceSession, feeds: Mapping[str, np.ndarray], size: int) -> np.ndarray:
     """One call with exactly `size` samples; missing ones repeat the last and are cut off again."""
-    missing = size - len(x)
-    full = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x
-    return run(session, full)[0].reshape(size, -1)[: len(x)]
+    count = len(next(iter(feeds.values())))
+    full = {
+        name: np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)]) if count < size else array
+        for name, array in feeds.items()
+    }
+    return run(session, full)[0].reshape(size, -1)[:count]
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeopt.errors import StageFailed
+from edgeopt.model.external import fits_inline, restore_weights, without_weights
 from edgeopt.model.model import Model
+from edgeopt.model.passes.names import name_nodes
 
-__all__ = ["NativeFailed", "check", "convert_opset", "run_native"]
+__all__ = ["NativeFailed", "check", "convert_opset", "rewrite", "run_native"]
 
 NATIVE = Path(__file__).with_name("native.py")
 SECONDS = 120.0
@@ -55,6 +57,8 @@ def run_native(
     refusal, StageFailed when the model is over the 2 GB that a serialized ONNX model can have.
     """
     name = name or (model_name(model) if isinstance(model, Model) else "the model")
+    if isinstance(model, Model) and not fits_inline(model):
+        raise StageFailed("is over 2 GB, which native code cannot take", where=name)
     content = _serialize(model, name) if isinstance(model, Model) else model
     memory = FREE_MEMORY + COPIES * len(content)
     with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
@@ -78,14 +82,28 @@ def check(model: Model | bytes, *, name: str = "", full: bool = False) -> None:
 
 def convert_opset(model: Model, opset: int) -> Model:
     """The model in another opset, as far as onnx.version_converter can. Raises NativeFailed."""
-    return read_back(run_native("convert_opset", model, settings={"opset": opset}), model)
+    return rewrite("convert_opset", model, settings={"opset": opset})
+
+
+def rewrite(operation: str, model: Model, *, name: str = "", settings: Mapping[str, Any] | None = None) -> Model:
+    """What `operation` makes of the model; over 2 GB, of its skeleton with the large weights as inputs.
+
+    Raises NativeFailed.
+    """
+    if fits_inline(model):
+        return read_back(run_native(operation, model, name=name, settings=settings), model)
+    skeleton, weights = without_weights(model)
+    changed = read_back(run_native(operation, skeleton, name=name or model_name(model), settings=settings), model)
+    return restore_weights(changed, weights)
 
 
 def read_back(content: bytes, model: Model) -> Model:
     """A graph that came back from a child, with the metadata of the model that went in."""
     import onnx
 
-    return Model(Model.from_proto(onnx.load_from_string(content)).graph, model.meta)
+    graph = Model.from_proto(onnx.load_from_string(content)).graph
+    name_nodes(graph)
+    return Model(graph, model.meta)
 
 
 def model_name(model: Model) -> str:

@@ -7,7 +7,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,36 @@ __all__ = ["export_module", "load_module", "load_program"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def export_module(module: nn.Module, example: torch.Tensor, meta: Meta | None = None) -> Model:
-    """Export `module` with a dynamic batch. `example` is one batch of at least 2 ([n, C, H, W] for images).
+def export_module(
+    module: nn.Module,
+    example: torch.Tensor | Mapping[str, torch.Tensor],
+    meta: Meta | None = None,
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+) -> Model:
+    """Export `module` with a dynamic batch. `example` is one batch of at least 2 ([n, C, H, W] for images), or one for
+    each input by the name of the argument of `forward`.
 
-    BatchNormalization stays a node and initializers carry the names of the module's state dict.
+    `dynamic_axes` names further dynamic dims, input name -> {axis: name}; inputs that it does not name have axis 0 as
+    "batch". BatchNormalization stays a node and initializers carry the names of the module's state dict.
+    Raises UsageError when torch cannot export it.
     """
     training = module.training
+    args, kwargs = ((), dict(example)) if isinstance(example, Mapping) else ((example,), {})
+    axes = {name: (dynamic_axes or {}).get(name, {0: "batch"}) for name in kwargs or ("input",)}
+    dims = {symbol: torch.export.Dim(symbol, min=1) for named in axes.values() for symbol in named.values()}
+    shapes = {name: {axis: dims[symbol] for axis, symbol in named.items()} for name, named in axes.items()}
     try:
         with _quiet():
             program = torch.onnx.export(
                 module.eval(),
-                (example,),
+                args,
+                kwargs=kwargs,
                 dynamo=True,
                 optimize=False,
                 verbose=False,
-                input_names=["input"],
-                output_names=["output"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                input_names=list(axes),
+                output_names=None if kwargs else ["output"],
+                dynamic_shapes=shapes if kwargs else tuple(shapes.values()),
             )
     except Exception as error:  # torch.export raises whatever the network's code provokes
         raise UsageError(
@@ -84,20 +97,21 @@ def _load_module(reference: str, weights: str | None, settings: dict[str, Any]) 
     build = {"torchvision": _torchvision, "timm": _timm, "edgeopt": _edgeopt}.get(scheme)
     published = weights is None or weights == "default"
     if build is not None:
-        module, shape, meta = build(name, published, settings)
+        module, example, meta = build(name, published, settings)
     else:
-        module, shape, meta = _factory(reference, settings)
+        module, example, meta = _factory(reference, settings)
     if weights is not None and weights not in ("none", "default"):
         _load_weights(module, Path(weights))
     meta = meta.model_copy(update={"provenance": {"source": reference}})
     try:
-        model = export_module(module, torch.zeros(2, *shape), meta)
+        model = export_module(module, example, meta, getattr(module, "dynamic_axes", None))
     except UsageError as error:
         raise UsageError(error.found, where=reference, fix=error.fix) from error
     return check_finite(model, reference)
 
 
-Built = tuple[nn.Module, tuple[int, int, int], Meta]
+Built = tuple[nn.Module, torch.Tensor | dict[str, torch.Tensor], Meta]
+"""A network, one batch of two for it (or one for each of its inputs), and what is known about it."""
 
 
 def _torchvision(name: str, published: bool, settings: dict[str, Any]) -> Built:
@@ -127,7 +141,7 @@ def _torchvision(name: str, published: bool, settings: dict[str, Any]) -> Built:
         std=tuple(getattr(transforms, "std", IMAGENET_STD)),
     )
     labels = () if changed else tuple(best.meta.get("categories", ()))
-    return module, (3, crop, crop), Meta(preprocess=preprocess, labels=labels)
+    return module, torch.zeros(2, 3, crop, crop), Meta(preprocess=preprocess, labels=labels)
 
 
 def _timm(name: str, published: bool, settings: dict[str, Any]) -> Built:
@@ -157,7 +171,7 @@ def _timm(name: str, published: bool, settings: dict[str, Any]) -> Built:
         std=tuple(config["std"]),
         color="gray" if channels == 1 else "rgb",
     )
-    return module, (channels, height, width), Meta(preprocess=preprocess)
+    return module, torch.zeros(2, channels, height, width), Meta(preprocess=preprocess)
 
 
 def _take_size(settings: dict[str, Any], where: str) -> int | None:
@@ -183,18 +197,24 @@ def _factory(reference: str, settings: dict[str, Any]) -> Built:
 
 
 def _build(function: Callable[..., Any], settings: dict[str, Any], where: str) -> Built:
-    """Call a factory; the module it returns says its input as `input_shape` (C, H, W)."""
+    """Call a factory; the module it returns says its input as `input_shape` (C, H, W), or as `example_inputs` (argument
+    of forward -> tensor, a batch of two or more) with `dynamic_axes` (argument -> {axis: name}) where it likes.
+    """
     module = call_user_code(lambda: function(**settings), where=where)
     if not isinstance(module, nn.Module):
         raise UsageError(f"returned {type(module).__name__}, not a torch.nn.Module", where=where)
+    inputs = getattr(module, "example_inputs", None)
+    if isinstance(inputs, dict) and inputs and all(isinstance(value, torch.Tensor) for value in inputs.values()):
+        return module, inputs, Meta(task="other")
     shape = getattr(module, "input_shape", None)
     if not (isinstance(shape, list | tuple) and len(shape) == 3 and all(isinstance(n, int) for n in shape)):
         raise UsageError(
             "the module does not say what its input is",
             where=where,
-            fix="set `module.input_shape = (channels, height, width)` before returning it",
+            fix="set `module.input_shape = (channels, height, width)` before returning it, or "
+            "`module.example_inputs = {name: tensor}` for several inputs",
         )
-    return module, (shape[0], shape[1], shape[2]), Meta()
+    return module, torch.zeros(2, *shape), Meta()
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:

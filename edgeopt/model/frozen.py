@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-__all__ = ["freeze_all_but", "is_frozen", "parameter_names"]
+__all__ = ["freeze", "freeze_all_but", "is_frozen", "parameter_names"]
 
 MARK = "edgeopt.frozen"
 """Metadata entry of a marked initializer."""
@@ -32,7 +32,12 @@ def freeze_all_but(graph: ir.Model, parameters: set[str]) -> None:
         value.metadata_props.clear()
         is_float = value.dtype is not None and value.dtype.is_floating_point()
         if parameters and name not in parameters and is_float:
-            value.metadata_props[MARK] = "1"
+            freeze(value)
+
+
+def freeze(value: ir.Value) -> None:
+    """Mark one initializer, in place."""
+    value.metadata_props[MARK] = "1"
 
 
 def is_frozen(value: ir.Value) -> bool:

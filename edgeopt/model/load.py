@@ -19,11 +19,15 @@ from google.protobuf.message import DecodeError
 
 from edgeopt.atomic import write_atomic
 from edgeopt.errors import UsageError
+from edgeopt.model.external import fits_inline, save_large
 from edgeopt.model.model import Model
+from edgeopt.model.passes.names import name_nodes
 from edgeopt.model.static_reshape import static_reshapes
 
 __all__ = ["load_model", "read_onnx", "save_model"]
 
+FREE_INITIALIZERS = 4
+"""The first ONNX IR version in which an initializer need not be a graph input."""
 MODULE_PREFIXES = ("torchvision:", "timm:", "edgeopt:")
 
 
@@ -82,7 +86,8 @@ def read_onnx(path: Path) -> Model:
     try:
         model = Model.from_proto(proto)
         ir.external_data.set_base_dir(model.graph.graph, path.parent)
-        model = Model(ir.external_data.load_to_model(model.graph), model.meta)
+        if fits_inline(model):  # what does not stays a mapped file
+            model = Model(ir.external_data.load_to_model(model.graph), model.meta)
         model = tidy(model)
     except (AttributeError, ImportError):  # a defect of ours, not of the file
         raise
@@ -93,8 +98,11 @@ def read_onnx(path: Path) -> Model:
 
 
 def save_model(model: Model, path: Path) -> None:
-    """Write the model atomically, metadata inside. Raises StageFailed when it cannot be written."""
-    write_atomic(path, model.to_bytes())
+    """Write the model atomically, metadata inside; over 2 GB its weights go to `<path>.data`. Raises StageFailed."""
+    if fits_inline(model):
+        write_atomic(path, model.to_bytes())
+    else:
+        save_large(model, path)
 
 
 def tidy(model: Model) -> Model:
@@ -110,6 +118,8 @@ def tidy(model: Model) -> Model:
         passes.TopologicalSortPass(),
         passes.NameFixPass(),
     )(model.graph.clone()).model
+    name_nodes(graph)
+    graph.ir_version = max(graph.ir_version, FREE_INITIALIZERS)
     static_reshapes(graph)
     return Model(graph, model.meta)
 
@@ -142,3 +152,11 @@ def _check_external(proto: onnx.ModelProto, path: Path) -> None:
             )
         if not target.is_file():
             raise UsageError(f"its data file {location!r} is missing", where=str(path), fix="copy both files")
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        end = int(entries.get("offset") or 0) + int(entries.get("length") or 0)
+        if end > target.stat().st_size:
+            raise UsageError(
+                f"its data file {location!r} is cut short: weight {tensor.name!r} ends at byte {end:,}",
+                where=str(path),
+                fix="copy it again",
+            )

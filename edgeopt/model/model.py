@@ -92,6 +92,22 @@ class Model:
             if value.const_value is not None
         }
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all initializers."""
+        values = self.graph.graph.initializers.values()
+        return sum(value.const_value.nbytes for value in values if value.const_value is not None)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the model's file, and of its data file where it needs one (over 2 GB)."""
+        from edgeopt.model.external import detached, fits_inline
+
+        if fits_inline(self):
+            return int(self.to_proto().ByteSize())
+        proto, weights = detached(self)
+        return int(proto.ByteSize()) + sum(tensor.nbytes for tensor in weights.values())
+
     def to_proto(self) -> onnx.ModelProto:
         """The graph with the metadata inside, as a ModelProto (weights inline)."""
         proto: onnx.ModelProto = ir.to_proto(self.graph)
@@ -119,7 +135,16 @@ class Model:
 
     def fingerprint(self) -> str:
         """SHA-256 of graph, weights, labels and preprocessing; provenance does not count."""
-        return hashlib.sha256(self.with_meta(provenance={}).to_bytes()).hexdigest()
+        from edgeopt.model.external import detached, fits_inline
+
+        plain = self.with_meta(provenance={})
+        if fits_inline(plain):
+            return hashlib.sha256(plain.to_bytes()).hexdigest()
+        proto, weights = detached(plain)
+        found = hashlib.sha256(proto.SerializeToString(deterministic=True))
+        for name in sorted(weights):
+            found.update(weights[name].tobytes())
+        return found.hexdigest()
 
 
 def _info(value: ir.Value) -> TensorInfo:

@@ -7,8 +7,10 @@ points, shapes and BatchNormalization's running statistics do not count.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeopt.errors import StageFailed
@@ -16,7 +18,8 @@ from edgeopt.model.child import model_name
 from edgeopt.model.macs import count_macs
 from edgeopt.model.memory import constant_values, lifetimes
 from edgeopt.model.model import Model
-from edgeopt.model.shapes import infer_shapes, measure_shapes, static_shape
+from edgeopt.model.feeds import random_feeds
+from edgeopt.model.shapes import infer_shapes, measure_shapes, set_batch, set_sizes, static_shape
 
 __all__ = ["Layer", "Profile", "layer_name", "profile"]
 
@@ -35,7 +38,7 @@ element.
 """
 
 CONVERTERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
-KEEPERS = frozenset({"DequantizeLinear", "Transpose"})
+KEEPERS = frozenset({"Cast", "DequantizeLinear", "Transpose"})
 """Operators through which a weight is still the layer's weight."""
 
 
@@ -65,14 +68,18 @@ class Profile:
     peak_ram_bytes: int
     peak_layer: str
     layers: tuple[Layer, ...]
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Dynamic dims besides the batch -> the size that the costs are for; empty where every size is fixed."""
 
 
-def profile(model: Model, batch: int = 1) -> Profile:
+def profile(model: Model, batch: int = 1, *, feeds: Mapping[str, np.ndarray] | None = None) -> Profile:
     """Costs of one inference of `batch` samples.
 
-    Raises StageFailed when a shape is not known: a dynamic dim besides the batch, or an unknown operator.
+    A dynamic dim besides the batch has the size that it has in `feeds`, one sample by input name, or the one that
+    `random_feeds` makes up. Raises StageFailed when a shape is not known: an unknown operator.
     """
-    shaped = _with_all_shapes(infer_shapes(model, batch))
+    sized, sizes = _with_sizes(model, batch, feeds or {})
+    shaped = _with_all_shapes(infer_shapes(sized, batch))
     graph = shaped.graph.graph
     constants = constant_values(graph)
     nodes = [node for node in graph if not constants.issuperset(node.outputs)]
@@ -87,11 +94,35 @@ def profile(model: Model, batch: int = 1) -> Profile:
     return Profile(
         params=sum(layer.params for layer in layers),
         macs=sum(layer.macs for layer in layers),
-        file_bytes=model.to_proto().ByteSize(),
+        file_bytes=model.size_bytes,
         peak_ram_bytes=peak.live_bytes if peak else 0,
         peak_layer=peak.name if peak else "",
         layers=tuple(layers),
+        sizes=sizes,
     )
+
+
+def _with_sizes(model: Model, batch: int, feeds: Mapping[str, np.ndarray]) -> tuple[Model, dict[str, int]]:
+    """A model whose inputs are open in the batch alone, and what was put for the other open dims."""
+    sized = model.copy()
+    set_batch(sized, batch)
+    if all(isinstance(dim, int) for info in sized.inputs for dim in info.shape):
+        return model, {}
+    made_up = random_feeds(sized, batch)
+    sizes: dict[str, int] = {}
+    shapes: dict[str, list[int]] = {}
+    for info in sized.inputs:
+        given = feeds.get(info.name)
+        array = given if given is not None and given.ndim == len(info.shape) else made_up[info.name]
+        shape = shapes[info.name] = []
+        for axis, dim in enumerate(info.shape):
+            if isinstance(dim, int):
+                shape.append(dim)
+            else:
+                name = dim if dim != "?" else f"{info.name}[{axis}]"
+                shape.append(sizes.setdefault(name, array.shape[axis]))
+    set_sizes(sized, shapes)
+    return sized, sizes
 
 
 def _with_all_shapes(shaped: Model) -> Model:
@@ -103,7 +134,7 @@ def _with_all_shapes(shaped: Model) -> Model:
         raise StageFailed(
             f"the shape of {', '.join(unknown[:3])} is not known" + (" ..." if len(unknown) > 3 else ""),
             where=model_name(shaped),
-            fix="export the model with a fixed input size (only the batch may be dynamic)",
+            fix="export the model with a fixed input size, or replace the operators that make these values",
         )
     return shaped
 
@@ -168,8 +199,16 @@ def layer_name(node: ir.Node) -> str:
         source = value
         while source is not None and source.const_value is None:
             maker = source.producer()
-            source = maker.inputs[0] if maker is not None and maker.op_type in KEEPERS else None
+            kept = maker is not None and (maker.op_type in KEEPERS or _scales_weight(maker))
+            source = maker.inputs[0] if maker is not None and kept else None
         stem, found, _ = ((source.name if source is not None else "") or "").partition(".weight")
         if found and stem:
             return stem
     return ""
+
+
+def _scales_weight(node: ir.Node) -> bool:
+    """Cast(int8) * scale: a weight in fewer bytes."""
+    maker = node.inputs[0].producer() if node.op_type == "Mul" and node.inputs[0] is not None else None
+    scale = node.inputs[1] if len(node.inputs) > 1 else None
+    return maker is not None and maker.op_type == "Cast" and scale is not None and scale.const_value is not None

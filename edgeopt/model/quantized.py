@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from edgeopt.errors import UsageError
 from edgeopt.model.model import Model
 
@@ -10,11 +12,14 @@ __all__ = ["is_quantized", "refuse_quantized"]
 PREFIXES = (
     "QuantizeLinear",
     "DequantizeLinear",
-    "DynamicQuantizeLinear",
+    "DynamicQuantize",
     "QLinear",
     "QGemm",
+    "QAttention",
     "ConvInteger",
+    "GatherBlockQuantized",
     "MatMulInteger",
+    "MatMulNBits",
 )
 
 
@@ -32,5 +37,11 @@ def refuse_quantized(model: Model) -> None:
 
 def _first(model: Model) -> str | None:
     nodes = model.graph.graph.all_nodes()
-    found = next((node for node in nodes if node.op_type.startswith(PREFIXES)), None)
+    found = next((node for node in nodes if node.op_type.startswith(PREFIXES) or _is_packed(node)), None)
     return f"node {found.name!r} is a {found.op_type}" if found is not None else None
+
+
+def _is_packed(node: ir.Node) -> bool:
+    """A weight stored as int8: Cast of such a constant."""
+    stored = node.inputs[0].const_value if node.op_type == "Cast" and node.inputs[0] is not None else None
+    return stored is not None and stored.dtype == ir.DataType.INT8 and len(stored.shape) > 1

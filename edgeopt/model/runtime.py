@@ -6,7 +6,7 @@ its candidate) do not steal one another's cores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,9 @@ import numpy as np
 
 from edgeopt.errors import StageFailed
 from edgeopt.machine import cpu_count
+from edgeopt.model.external import detached, fits_inline
 from edgeopt.model.model import Model
+from edgeopt.model.providers import CPU
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -28,8 +30,10 @@ def open_session(
     threads: int | None = None,
     optimize: bool = True,
     entries: Mapping[str, str] | None = None,
+    providers: Sequence[str] = CPU,
 ) -> ort.InferenceSession:
-    """An onnxruntime CPU session. `entries` are session options such as a tier's `session`.
+    """An onnxruntime session, on the CPU unless `providers` say otherwise. `entries` are session options such as a
+    tier's `session`.
 
     Raises StageFailed with onnxruntime's own sentence when the graph is refused.
     """
@@ -44,14 +48,28 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
-    source = model.to_bytes() if isinstance(model, Model) else model
+    source, weights = _source(model, options) if isinstance(model, Model) else (model, [])
     try:
-        return ort.InferenceSession(
-            str(source) if isinstance(source, Path) else source, options, providers=["CPUExecutionProvider"]
+        session = ort.InferenceSession(
+            str(source) if isinstance(source, Path) else source, options, providers=list(providers)
         )
     except Exception as error:  # onnxruntime raises many types with no common base
         where = str(model) if isinstance(model, Path) else ""
         raise StageFailed(f"onnxruntime refuses the model ({_one_line(error)})", where=where) from error
+    session.weights = weights  # read where they lie, so they have to live as long as the session
+    return session
+
+
+def _source(model: Model, options: ort.SessionOptions) -> tuple[bytes, list[ort.OrtValue]]:
+    """The model serialized; over 2 GB without its weights, which `options` then holds as the arrays that they are."""
+    import onnxruntime as ort
+
+    if fits_inline(model):
+        return model.to_bytes(), []
+    proto, weights = detached(model)
+    values = [ort.OrtValue.ortvalue_from_numpy(tensor.numpy()) for tensor in weights.values()]
+    options.add_external_initializers(list(weights), values)
+    return bytes(proto.SerializeToString()), values
 
 
 def run(session: ort.InferenceSession, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:

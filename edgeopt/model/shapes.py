@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -10,15 +10,11 @@ import onnx_ir as ir
 
 from edgeopt.errors import StageFailed
 from edgeopt.model.child import model_name, run_native
+from edgeopt.model.external import without_weights
 from edgeopt.model.model import Model
 from edgeopt.model.passes.edit import add_constant, constant_of, replace_node
 
-__all__ = ["infer_shapes", "measure_shapes", "set_batch", "static_shape"]
-
-SMALL = 256
-"""Constants up to this many elements go to shape inference with their values: shapes and axes are among
-them.
-"""
+__all__ = ["infer_shapes", "measure_shapes", "set_batch", "set_sizes", "static_shape"]
 
 
 def infer_shapes(model: Model, batch: int | None = 1) -> Model:
@@ -34,7 +30,8 @@ def infer_shapes(model: Model, batch: int | None = 1) -> Model:
     claimed = {value.name: (value.shape, value.type) for value in shaped.graph.graph.outputs}
     for value in _inner_values(shaped.graph):
         value.shape = None
-    skeleton = Model(_without_weights(shaped.graph), model.meta)
+    skeleton, _ = without_weights(shaped)
+    _spell_out_flattening(skeleton.graph)
     answer = ir.from_proto(onnx.load_from_string(run_native("infer_shapes", skeleton, name=model_name(model))))
     inferred = {value.name: value for value in _inner_values(answer)}
     for value in _inner_values(shaped.graph):
@@ -57,14 +54,11 @@ def measure_shapes(model: Model) -> Model:
     from edgeopt.model.runtime import open_session, run
 
     open_values = [value for value in _inner_values(model.graph) if static_shape(value) is None and value.name]
-    probe = model.to_proto()
-    known = {output.name for output in probe.graph.output}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in open_values if value.name not in known)
     if not all(isinstance(dim, int) for info in model.inputs for dim in info.shape):
         return model
     feeds = {info.name: np.zeros([int(dim) for dim in info.shape], info.dtype) for info in model.inputs}
     try:
-        session = open_session(probe.SerializeToString(), threads=1, optimize=False)
+        session = open_session(_showing(model, open_values), threads=1, optimize=False)
         names = [output.name for output in session.get_outputs()]
         found = dict(zip(names, run(session, feeds), strict=True))
     except StageFailed:
@@ -75,6 +69,16 @@ def measure_shapes(model: Model) -> Model:
             array = found[value.name]
             value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
     return measured
+
+
+def _showing(model: Model, values: list[ir.Value]) -> Model:
+    """A copy whose outputs are these values too."""
+    shown = model.copy()
+    graph = shown.graph.graph
+    made = {value.name: value for node in graph for value in node.outputs}
+    known = {value.name for value in graph.outputs}
+    graph.outputs.extend(made[value.name] for value in values if value.name in made and value.name not in known)
+    return shown
 
 
 def set_batch(model: Model, batch: int) -> None:
@@ -92,6 +96,22 @@ def set_batch(model: Model, batch: int) -> None:
                 for axis, dim in enumerate(value.shape)
             ]
         )
+
+
+def set_sizes(model: Model, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give each input the shape named here, and each value the sizes that its symbols then have, in place."""
+    symbols: dict[str | None, int] = {}
+    for value in model.graph.graph.inputs:
+        if value.name in shapes and value.shape is not None:
+            sizes = shapes[value.name]
+            pairs = zip(value.shape, sizes, strict=True)
+            symbols |= {dim.value: size for dim, size in pairs if not isinstance(dim, int) and dim.value}
+            value.shape = ir.Shape(sizes)
+    for value in _inner_values(model.graph):
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [dim if isinstance(dim, int) else symbols.get(dim.value, dim) for dim in value.shape]
+            )
 
 
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
@@ -124,23 +144,6 @@ def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
     """What the nodes compute, subgraphs included."""
     for node in model.graph.all_nodes():
         yield from node.outputs
-
-
-def _without_weights(model: ir.Model) -> ir.Model:
-    """A copy in which large constants are graph inputs: their shapes are needed, their bytes are not."""
-    light = model.clone()
-    graph = light.graph
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or int(np.prod(tensor.shape.numpy())) <= SMALL:
-            continue
-        value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
-        graph.initializers.pop(name)
-        value.const_value = None
-        if value not in graph.inputs:
-            graph.inputs.append(value)
-    _spell_out_flattening(light)
-    return light
 
 
 def _spell_out_flattening(model: ir.Model) -> None:

@@ -26,7 +26,7 @@ from edgeopt.errors import UsageError
 from edgeopt.model.frozen import is_frozen
 from edgeopt.model.model import Model
 from edgeopt.model.torch_module import SOURCE, OnnxModule, Source
-from edgeopt.model.torch_ops import OPERATORS, Operator
+from edgeopt.model.torch_ops import Operator, find_operator
 from edgeopt.model.torch_ops.creation import host_tensor, to_device
 from edgeopt.model.torch_ops.dtypes import tensor_from, to_array, torch_dtype
 from edgeopt.model.torch_state import free_path, place, rename_state
@@ -38,6 +38,9 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
     "DeformConv": (1, 3),
+    "FakeQuantize": (1,),
+    "FakeQuantizeBias": (0,),
+    "FakeQuantizeWeight": (0, 1),
     "GRU": (1, 2, 3),
     "Gather": (0,),
     "Gemm": (0, 1, 2),
@@ -121,7 +124,7 @@ def _is_trained(value: ir.Value) -> bool:
 
 
 def _role(node: ir.Node, index: int) -> str:
-    operator = OPERATORS.get(node.op_type)
+    operator = find_operator(node.domain, node.op_type)
     if operator is None or index in CONSTANTS.get(node.op_type, ()) or index in operator.static:
         return "constant"
     return "weight" if index in WEIGHTS.get(node.op_type, ()) else "operand"
@@ -262,7 +265,7 @@ def _item(values: Sequence[torch.Tensor], index: int) -> torch.Tensor:
 
 def _operator_of(node: ir.Node) -> Operator:
     """The table's entry, or a UsageError that names node and operator."""
-    operator = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    operator = find_operator(node.domain, node.op_type)
     graphs = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
     if operator is None or graphs:
         domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""

@@ -7,7 +7,7 @@ seen once: the builder keeps a histogram of every tensor that any placement may 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeopt.model.model import Model
 from edgeopt.quantize.calibrators import Calibrator
@@ -18,6 +18,7 @@ from edgeopt.quantize.operators import ONNXRUNTIME, data_inputs
 from edgeopt.quantize.placement import plan
 from edgeopt.quantize.plan import Plan
 from edgeopt.quantize.ranges import Grid, make_grid
+from edgeopt.quantize.saturation import limit, useful_range
 from edgeopt.quantize.weights import WeightScale
 from edgeopt.tiers import Tier
 
@@ -34,6 +35,10 @@ class Built:
     """Group of points -> scale and zero point."""
     histograms: dict[str, Histogram]
     """Group of points -> what its tensors held."""
+
+    def with_model(self, model: Model) -> Built:
+        """The same placement with other constants."""
+        return replace(self, model=model)
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,17 @@ class Builder:
         """Names of the nodes that could run in integers here, in the order of the graph."""
         return tuple(name for name in candidates(self.model, self.tier) if name not in self.excluded)
 
+    def leaving(self, floating: Collection[str]) -> Builder:
+        """A builder that leaves these nodes in float too, whatever is asked of it."""
+        return replace(self, excluded=self.excluded | set(floating))
+
     def build(self, floating: Collection[str] = ()) -> Built:
         """The Q/DQ model with the nodes named in `floating` kept in float.
 
         Raises StageFailed when the tier wants integers only and a node cannot have them.
         """
         decided = plan(self.model, self.tier, self.excluded | set(floating))
-        histograms = _merge(decided, self.observed)
+        histograms = _merge(decided, self.observed, self.model)
         grids = {group: self._choose_grid(histogram) for group, histogram in histograms.items()}
         model = insert(self.model, decided, grids, self.tier.placement, self.weights)
         return Built(model, decided, grids, histograms)
@@ -88,11 +97,13 @@ def wanted_tensors(model: Model, tier: Tier) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _merge(decided: Plan, observed: Mapping[str, Histogram]) -> dict[str, Histogram]:
-    """Group -> one histogram of all that its tensors hold."""
+def _merge(decided: Plan, observed: Mapping[str, Histogram], model: Model) -> dict[str, Histogram]:
+    """Group -> one histogram of all that its tensors hold and that matters to who reads them."""
+    made = {value.name or "": value for node in model.graph.graph for value in node.outputs}
     merged: dict[str, Histogram] = {}
     for group, tensors in decided.sources.items():
         merged[group] = Histogram()
         for tensor in tensors:
-            merged[group].merge(observed[tensor])
+            seen, value = observed[tensor], made.get(tensor)
+            merged[group].merge(seen if value is None else limit(seen, useful_range(value)))
     return merged

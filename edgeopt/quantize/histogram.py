@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["HALF", "Histogram"]
+__all__ = ["HALF", "SMOOTHING", "Histogram"]
 
 HALF = 4096
 """Bins on each side of zero; the largest magnitude seen lies in the outer half of them."""
+SMOOTHING = 0.01
+"""Weight of the newest image in the moving average of extremes, once there are 1/SMOOTHING of them."""
 
 
 @dataclass
 class Histogram:
-    """Smallest and largest value seen, and (unless only those were asked for) the counts between them.
+    """Smallest and largest value seen, their moving averages over images, and (unless only extremes were asked for)
+    the counts between them.
 
     `counts` int64 [2*HALF]: bin i holds values in [(i - HALF) * width, (i - HALF + 1) * width); exact zeros are in
     `zeros` instead, because quantization keeps them exactly.
@@ -30,6 +33,10 @@ class Histogram:
     zeros: int = 0
     exponent: int | None = None
     counts: np.ndarray = field(default_factory=lambda: np.zeros(2 * HALF, np.int64))
+    images: int = 0
+    """How many images made the averages."""
+    average_low: float = 0.0
+    average_high: float = 0.0
 
     @property
     def width(self) -> float:
@@ -50,6 +57,19 @@ class Histogram:
         """Take note of a smallest and a largest value without counting."""
         self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
 
+    def extend_by_images(self, lows: np.ndarray, highs: np.ndarray) -> None:
+        """Take note of the extremes of some images, float [n] each, in order.
+
+        The averages over images are plain until there are 1/SMOOTHING of them and exponential from then on, so that
+        the first image weighs no more than others; batches leave no trace in them.
+        """
+        self.extend(lows.min(), highs.max())
+        for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
+            self.images += 1
+            weight = max(1 / self.images, SMOOTHING)
+            self.average_low += weight * (low - self.average_low)
+            self.average_high += weight * (high - self.average_high)
+
     def count(self, values: np.ndarray) -> None:
         """Count finite `values` of any shape."""
         if values.size == 0:
@@ -63,15 +83,21 @@ class Histogram:
             return
         self._fit(_exponent(largest))
         scaled = values * np.float64(1 / self.width) if self._is_extreme() else values * np.float32(1 / self.width)
-        bins = np.floor(scaled).astype(np.int32) + HALF
-        self.counts += np.bincount(bins, minlength=2 * HALF)
-        zeros = values.size - int(np.count_nonzero(values))
+        np.floor(scaled, out=scaled)
+        scaled += HALF
+        self.counts += np.bincount(scaled.astype(np.intp), minlength=2 * HALF)
+        zeros = int(np.count_nonzero(values == 0))
         self.counts[HALF] -= zeros
         self.zeros += zeros
 
     def merge(self, other: Histogram) -> None:
-        """Add what `other` saw; `other` stays as it is."""
+        """Add what `other` saw; `other` stays as it is. The averages become the wider of both: where two tensors of
+        one image share a range, its extremes are those of the wider one."""
         self.extend(other.low, other.high)
+        if other.images:
+            low, high = (self.average_low, self.average_high) if self.images else (np.inf, -np.inf)
+            self.average_low, self.average_high = min(low, other.average_low), max(high, other.average_high)
+            self.images = max(self.images, other.images)
         self.zeros += other.zeros
         if other.exponent is None:
             return

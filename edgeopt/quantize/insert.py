@@ -42,6 +42,9 @@ def insert(
         editor.quantize_weights(editor.nodes[name], inputs[name, 0], placement, method)
     for point in plan.points:
         editor.add_pair(point, grids[point.group], editor.nodes.get(_clip_of(point, plan, editor)))
+    for name in plan.floating:
+        if editor.nodes[name].op_type in WITH_BIAS:
+            editor.keep_float(editor.nodes[name])
     editor.drop_unused()
     return changed
 
@@ -55,9 +58,8 @@ def _clip_of(point: Point, plan: Plan, editor: _Editor) -> str:
 class _Editor:
     """One graph under change, with what was added to it so far."""
 
-    def __init__(self, graph: ir.Graph, weights: WeightScale) -> None:
+    def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self.weights = weights
         self.nodes = {node.name or "": node for node in graph.all_nodes()}
         computed = (value for node in graph for value in node.outputs)
         self.values = {v.name: v for v in (*graph.inputs, *graph.initializers.values(), *computed)}
@@ -108,6 +110,32 @@ class _Editor:
             self._become_output(value, result)
         if clip is not None and not value.uses() and not value.is_graph_output():
             self.graph.remove(clip, safe=True)
+
+    def keep_float(self, node: ir.Node) -> None:
+        """Give a float layer that reads a DequantizeLinear one of its own, whose equal scales are written once for
+        each channel.
+
+        Between DequantizeLinear and QuantizeLinear onnxruntime (WeightBiasQuantization, since 1.21) rounds float
+        weights to int8 by itself, with one scale for the whole tensor: a layer that was kept in float for its accuracy
+        would lose more than it did in integers. It leaves layers alone whose input has a scale for each channel.
+        """
+        channels, value = _input_channels(node), node.inputs[0]
+        maker = value.producer() if value is not None else None
+        if channels is None or value is None or maker is None or maker.op_type != "DequantizeLinear":
+            return
+        scale, zero = (constant_of(source) for source in maker.inputs[1:3])
+        assert scale is not None
+        assert zero is not None
+        name = f"{maker.inputs[0].name if maker.inputs[0] is not None else node.name}_for_float"
+        sources = [maker.inputs[0]]
+        for part, array in (("scale", scale), ("zero_point", zero)):
+            sources.append(self._constant(f"{name}_{part}", np.full(channels, array, array.dtype)))
+        own = ir.node("DequantizeLinear", sources, {"axis": 1}, name=self._name(f"{name}_dq"))
+        self.graph.insert_before(node, own)
+        self._describe(own.outputs[0], f"{name}_dequantized", value, ir.DataType.FLOAT)
+        node.replace_input_with(0, own.outputs[0])
+        if not value.uses() and not value.is_graph_output():
+            self.graph.remove(maker, safe=True)
 
     def drop_unused(self) -> None:
         """Remove the float constants that nobody reads any more."""
@@ -175,6 +203,17 @@ class _Editor:
             name = f"{wanted}.{number}"
         self.names.add(name)
         return name
+
+
+def _input_channels(node: ir.Node) -> int | None:
+    """Length of axis 1 of what a Conv, ConvTranspose or Gemm reads; None when its weight is computed (and no concern)
+    or a Gemm's input is transposed."""
+    weight = constant_of(node.inputs[1])
+    if weight is None or weight.dtype != np.float32 or attribute(node, "transA", 0):
+        return None
+    if node.op_type == "Conv":
+        return int(weight.shape[1]) * node.attributes.get_int("group", 1)
+    return int(weight.shape[1 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 0])
 
 
 def _weight_and_bias(node: ir.Node) -> tuple[np.ndarray, np.ndarray | None]:

@@ -12,7 +12,7 @@ from edgeopt.model.model import Model
 from edgeopt.model.passes.edit import attribute, constant_of
 from edgeopt.quantize.operators import WITH_BIAS
 
-__all__ = ["IntegerLayer", "integer_layers", "with_layers"]
+__all__ = ["IntegerLayer", "integer_layers", "with_layers", "with_scales"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,22 @@ def with_layers(model: Model, changes: Mapping[str, tuple[np.ndarray | None, np.
     return changed
 
 
+def with_scales(model: Model, scales: Mapping[str, np.ndarray]) -> Model:
+    """A copy with other weight scales (node name -> float32, the shape it has); an integer bias's scale follows.
+
+    Raises KeyError for a name without an integer layer, ValueError for another shape or dtype.
+    """
+    changed = model.copy()
+    nodes = {node.name: (node, layer) for node in changed.graph.graph if (layer := _layer(node)) is not None}
+    for name, scale in scales.items():
+        node, layer = nodes[name]
+        _replace(node, 1, scale, position=1)
+        if layer.bias_scale is not None:
+            _replace(node, 2, np.asarray(np.float32(layer.input_scale) * scale, np.float32), position=1)
+    _drop_unused(changed.graph.graph)
+    return changed
+
+
 def _layer(node: ir.Node) -> IntegerLayer | None:
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.inputs) < 2:
         return None
@@ -106,12 +122,13 @@ def _dequantizer(node: ir.Node, index: int) -> ir.Node | None:
     return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
 
 
-def _replace(node: ir.Node, index: int, array: np.ndarray) -> None:
-    """Give the node a constant (behind a DequantizeLinear or bare) of its own with these values."""
+def _replace(node: ir.Node, index: int, array: np.ndarray, position: int = 0) -> None:
+    """Give the node a constant of its own with these values: input `position` of the DequantizeLinear that makes its
+    input `index`, or that input itself where it is bare."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     dequantizer = _dequantizer(node, index)
-    holder, position = (node, index) if dequantizer is None else (dequantizer, 0)
+    holder, position = (node, index) if dequantizer is None else (dequantizer, position)
     old = holder.inputs[position]
     before = constant_of(old)
     if old is None or before is None or before.shape != array.shape or before.dtype != array.dtype:
@@ -119,7 +136,7 @@ def _replace(node: ir.Node, index: int, array: np.ndarray) -> None:
         raise ValueError(f"{node.name}: {array.dtype}{list(array.shape)} cannot stand for {found}")
     if dequantizer is not None and len(dequantizer.outputs[0].uses()) > 1:
         holder = _own_dequantizer(dequantizer, node, index)
-    name = _free(graph, f"{node.name}_{'weight' if index == 1 else 'bias'}_refined")
+    name = _free(graph, f"{node.name}_{'weight' if index == 1 else 'bias'}_{'scale_' * position}refined")
     tensor = ir.tensor(array, name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)

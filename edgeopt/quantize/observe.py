@@ -1,18 +1,19 @@
-"""One streaming pass over the calibration images: what values each tensor takes.
+"""One streaming pass over the calibration samples: what values each tensor takes.
 
-The statistics are computed inside the graph, by nodes appended to it: ReduceMin and ReduceMax of every observed
-tensor, and a strided sample of it where the calibrator counts values. So onnxruntime frees each activation as soon
-as its readers are done, as in plain inference, and what comes back is small: memory is that of running one batch,
-whatever the number of images, tensors and the calibrator.
+The statistics are computed inside the graph (`probes.py`), so memory is that of running the batches at hand, whatever
+the number of samples, of tensors and the calibrator. On a CPU each core runs batches of its own on one thread: a
+network at batch 1 keeps its activations in the cache and scales by the number of cores, where threads inside one
+operator wait for one another. Results are taken in order, so the number of cores leaves no trace.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -20,19 +21,26 @@ import onnx_ir as ir
 from edgeopt.errors import StageFailed
 from edgeopt.machine import cpu_count
 from edgeopt.model.model import Model
+from edgeopt.model.providers import CPU
 from edgeopt.model.runtime import open_session, run
 from edgeopt.progress import SILENT, Progress
 from edgeopt.quantize.histogram import Histogram
+from edgeopt.quantize.probes import SAMPLED, Dims, Probe, add_probes, dims_of, elements
 
-__all__ = ["SAMPLED", "Observation", "observe", "suggest_batch"]
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
-SAMPLED = 8192
-"""At most about this many values of a tensor are counted for each image (extremes always see all of them)."""
-
+__all__ = ["SAMPLED", "Observation", "known_dims", "observe", "suggest_batch", "workers_for"]
 
 BATCH_BYTES = 64 * 2**20
-"""Observed activations of one batch, which bounds what is alive at one moment."""
+"""Observed activations of one batch; those of a small network fill a batch, a large one goes image by image."""
 LARGEST_BATCH = 32
+GPU_BATCH = 16
+"""Images a GPU is given at once, at least: what it runs at batch 1 leaves most of it idle."""
+COUNTED_AT_ONCE = 8
+"""Images whose samples wait to be counted together: numpy's calls then cost less than its work."""
+
+Feeds = Mapping[str, np.ndarray]
 
 
 @dataclass
@@ -46,123 +54,160 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class _Probe:
-    """Names of the extra outputs for one tensor; `sample` is None where only extremes are asked for."""
+class _Piece:
+    """What one run is fed; the first `images` of its rows count."""
 
-    tensor: str
-    low: str
-    high: str
-    sample: str | None
-    elements: int
-    """Values of the tensor for one image, as far as its shape is known."""
+    feeds: Feeds
+    images: int
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What came back from one run."""
+
+    found: Feeds
+    images: int
+    rows: int
+
+    def own(self, name: str) -> np.ndarray:
+        """The rows of an output that count, where it has one for each that was fed, or else all of it as rows."""
+        array = np.atleast_1d(self.found[name])
+        return array[: self.images] if len(array) == self.rows else array
+
+    def extremes(self, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest value of each image; what is known of all together stands for each."""
+        lows, highs = self.own(probe.low), self.own(probe.high)
+        if len(lows) == self.images:
+            return lows, highs
+        return np.repeat(lows.min(), self.images), np.repeat(highs.max(), self.images)
 
 
 def observe(
     model: Model,
     tensors: Sequence[str],
-    batches: Iterable[np.ndarray],
+    batches: Iterable[np.ndarray | Feeds],
     *,
     counts: bool,
     total: int = 0,
     progress: Progress = SILENT,
+    providers: Sequence[str] = CPU,
+    workers: int | None = None,
 ) -> Observation:
-    """Run the model on `batches` (float32 [n, ...], any n) and return a Histogram for each of `tensors`.
+    """Run the model on `batches` and return a Histogram for each of `tensors`.
 
-    `counts` false: extremes only. `total` is the number of images, for the progress display.
+    A batch is an array [n, ...] for the only input, or such an array for each input by name, any n. `counts` false:
+    extremes and their averages only. `total` is the number of images, for the progress display and so that few
+    batches use all cores too; `workers` batches run at a time (None: see `workers_for`). `providers`: see
+    `edgeopt.model.providers.choose_providers`.
     Raises StageFailed naming the first tensor, in the order of the graph, with a NaN or an infinity in it.
     """
-    probed, probes = _add_probes(model, tensors, counts)
-    session = open_session(probed)
+    feeds = (_by_name(batch, model) for batch in batches)
+    first = next(feeds, None)
     result = Observation({tensor: _of_constant(model, tensor, counts) for tensor in tensors})
-    source = session.get_inputs()[0]
-    fixed = source.shape[0] if isinstance(source.shape[0], int) else None
-    outputs = [output.name for output in session.get_outputs()]
+    if first is None:
+        return result
+    probed, probes = add_probes(model, tensors, counts, known_dims(model, first))
+    fixed = model.inputs[0].shape[0] if model.inputs[0].shape else None
+    size = fixed if isinstance(fixed, int) else None
+    workers = workers or workers_for(providers, -(-total // _length(first)) if total else None)
+    session = open_session(probed, threads=max(1, cpu_count() // workers), providers=providers)
+    if providers[0] not in session.get_providers():
+        progress.warn(f"{providers[0]} cannot be used on this machine; observing on the CPU")
     progress.start("observing activations", total)
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        for batch in batches:
-            for x in _fill(batch, fixed):
-                found = dict(zip(outputs, run(session, {source.name: x}), strict=True))
-                take = partial(_take, result.histograms, found)
-                _refuse_infinite(probes, list(pool.map(take, probes)), model, found)
-            result.images += len(batch)
-            progress.advance(len(batch))
+    pieces = (piece for feed in itertools.chain([first], feeds) for piece in _fill(feed, size))
+    waiting: list[_Seen] = []
+    for seen in _run_ahead(session, pieces, workers):
+        waiting.append(seen)
+        progress.advance(seen.images)
+        if sum(one.images for one in waiting) >= COUNTED_AT_ONCE:
+            _take_all(result, waiting, probes, model)
+            waiting.clear()
+    _take_all(result, waiting, probes, model)
     result.bytes_seen = 4 * result.images * sum(probe.elements for probe in probes)
     return result
 
 
-def suggest_batch(model: Model, tensors: Sequence[str]) -> int:
+def suggest_batch(model: Model, tensors: Sequence[str], providers: Sequence[str] = CPU) -> int:
     """A batch size whose activations fit BATCH_BYTES, from 1 to LARGEST_BATCH."""
     wanted = set(tensors)
-    values = (v for node in model.graph.graph for v in node.outputs if v.name in wanted)
-    return max(1, min(LARGEST_BATCH, BATCH_BYTES // max(1, 4 * sum(map(_elements, values)))))
+    dims = [dims_of(v) for node in model.graph.graph for v in node.outputs if v.name in wanted]
+    size = max(1, min(LARGEST_BATCH, BATCH_BYTES // max(1, 4 * sum(map(elements, dims)))))
+    return max(size, GPU_BATCH) if tuple(providers) != CPU else size
 
 
-def _refuse_infinite(
-    probes: Sequence[_Probe], finite: Sequence[bool], model: Model, found: Mapping[str, np.ndarray]
-) -> None:
-    """Raise StageFailed for the first observed tensor that is not finite, or else for such an output of the model."""
-    names = [probe.tensor for probe, good in zip(probes, finite, strict=True) if not good]
-    names += [v.name for v in model.outputs if v.dtype.kind == "f" and not np.isfinite(found[v.name]).all()]
+def workers_for(providers: Sequence[str] = CPU, runs: int | None = None) -> int:
+    """How many batches run at the same time: one for each core, as far as there are so many; one on a GPU."""
+    if tuple(providers) != CPU:
+        return 1
+    return min(cpu_count(), runs) if runs else cpu_count()
+
+
+def known_dims(model: Model, feeds: Feeds) -> dict[str, Dims]:
+    """Dims of inner values that depend on dynamic dims of the inputs (height, sequence length), as in `feeds`.
+
+    Nothing where the batch is the only dynamic dim, or where inference does not know.
+    """
+    from edgeopt.model.shapes import infer_shapes
+
+    if all(isinstance(dim, int) for info in model.inputs for dim in info.shape[1:]):
+        return {}
+    fixed = model.copy()
+    for value in fixed.graph.graph.inputs:
+        if value.name is not None and value.name in feeds and value.shape is not None:
+            value.shape = ir.Shape([*value.shape[:1], *feeds[value.name].shape[1:]])
+    try:
+        shaped = infer_shapes(fixed, None)
+    except StageFailed:
+        return {}
+    return {value.name or "": dims_of(value) for node in shaped.graph.graph for value in node.outputs}
+
+
+def _run_ahead(session: ort.InferenceSession, pieces: Iterator[_Piece], workers: int) -> Iterator[_Seen]:
+    """What came of each piece, in order; `workers` run at a time, one more is fed ahead."""
+    outputs = [output.name for output in session.get_outputs()]
+
+    def work(piece: _Piece) -> _Seen:
+        found = dict(zip(outputs, run(session, piece.feeds), strict=True))
+        return _Seen(found, piece.images, _length(piece.feeds))
+
+    with ThreadPoolExecutor(workers, "edgeopt-observe") as pool:
+        coming: deque[Future[_Seen]] = deque()
+        for piece in pieces:
+            coming.append(pool.submit(work, piece))
+            if len(coming) > workers:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
+def _take_all(result: Observation, seen: Sequence[_Seen], probes: Sequence[Probe], model: Model) -> None:
+    """Add the statistics of some runs. Raises StageFailed for the first observed tensor that is not finite, or else
+    for such an output of the model."""
+    names = [probe.tensor for probe in probes if not _take(result.histograms[probe.tensor], seen, probe)]
+    floats = [info.name for info in model.outputs if info.dtype.kind == "f"]
+    names += [name for name in floats if not all(np.isfinite(one.found[name]).all() for one in seen)]
     if names:
         raise StageFailed(
             f"tensor {names[0]!r} holds NaN or infinite values on the calibration images",
             fix="look at the images' preprocessing and at the layer that makes it, or exclude its readers",
         )
+    result.images += sum(one.images for one in seen)
 
 
-def _add_probes(model: Model, tensors: Sequence[str], counts: bool) -> tuple[Model, list[_Probe]]:
-    """The model with the statistics as further outputs, and where to find them."""
-    probed = model.copy()
-    graph = probed.graph.graph
-    values = {v.name: v for v in (*graph.inputs, *(v for node in graph for v in node.outputs))}
-    probes = [_probe(graph, values[tensor], counts) for tensor in tensors if tensor in values]
-    return probed, probes
-
-
-def _probe(graph: ir.Graph, value: ir.Value, counts: bool) -> _Probe:
-    nodes = [ir.node(kind, [value], {"keepdims": 0}) for kind in ("ReduceMin", "ReduceMax")]
-    if counts:
-        stride = _stride(value)
-        flat = ir.node("Flatten", [value], {"axis": 1 if stride > 1 else 0})
-        nodes.append(flat)
-        if stride > 1:
-            bounds = [
-                _vector(graph, f"{value.name}_{part}", n)
-                for part, n in (("starts", 0), ("ends", np.iinfo(np.int64).max), ("axes", 1), ("steps", stride))
-            ]
-            nodes.append(ir.node("Slice", [flat.outputs[0], *bounds]))
-    names = [f"{value.name}_probe_{index}" for index in range(len(nodes))]
-    for node, name in zip(nodes, names, strict=True):
-        node.outputs[0].name, node.outputs[0].type = name, ir.TensorType(ir.DataType.FLOAT)
-        graph.append(node)
-    wanted = [nodes[0], nodes[1], *nodes[-1:]] if counts else nodes
-    graph.outputs.extend(node.outputs[0] for node in wanted)
-    return _Probe(value.name or "", names[0], names[1], names[-1] if counts else None, _elements(value))
-
-
-def _vector(graph: ir.Graph, name: str, number: int) -> ir.Value:
-    tensor = ir.tensor(np.array([number], np.int64), name=name)
-    value = ir.Value(name=name, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def _stride(value: ir.Value) -> int:
-    """Step through one image's values that leaves about SAMPLED of them, without falling into step with a dim:
-    it has no factor in common with any. 1 where the size is unknown."""
-    dims = list(value.shape or [])[1:]
-    size = math.prod(dim for dim in dims if isinstance(dim, int))
-    if not dims or not all(isinstance(dim, int) for dim in dims):
-        return 1
-    stride = max(1, size // SAMPLED)
-    while math.gcd(stride, size) > 1:
-        stride += 1
-    return stride
-
-
-def _elements(value: ir.Value) -> int:
-    """Values for one image, as far as the shape is known."""
-    return math.prod(dim for dim in list(value.shape or [])[1:] if isinstance(dim, int))
+def _take(histogram: Histogram, seen: Sequence[_Seen], probe: Probe) -> bool:
+    """Add the statistics of some runs for one tensor; False, and nothing added, when they are not finite."""
+    if not seen:
+        return True
+    each = [one.extremes(probe) for one in seen]
+    lows, highs = (np.concatenate(parts) for parts in zip(*each, strict=True))
+    sample = np.zeros(0, np.float32)
+    if probe.sample is not None:
+        sample = np.concatenate([one.own(probe.sample).ravel() for one in seen])
+    if not (np.isfinite(lows).all() and np.isfinite(highs).all() and np.isfinite(sample).all()):
+        return False
+    histogram.extend_by_images(lows, highs)
+    histogram.count(sample)
+    return True
 
 
 def _of_constant(model: Model, tensor: str, counts: bool) -> Histogram:
@@ -171,26 +216,27 @@ def _of_constant(model: Model, tensor: str, counts: bool) -> Histogram:
     value = model.graph.graph.initializers.get(tensor)
     if value is not None and value.const_value is not None:
         array = value.const_value.numpy()
-        histogram.count(array) if counts else histogram.extend(array.min(), array.max())
+        histogram.extend_by_images(array.min(keepdims=True).ravel(), array.max(keepdims=True).ravel())
+        if counts:
+            histogram.count(array)
     return histogram
 
 
-def _take(histograms: Mapping[str, Histogram], found: Mapping[str, np.ndarray], probe: _Probe) -> bool:
-    """Add one batch's statistics; False, and nothing added, when they are not finite."""
-    low, high = float(found[probe.low]), float(found[probe.high])
-    sample = found[probe.sample] if probe.sample is not None else np.zeros(0, np.float32)
-    if not (np.isfinite(low) and np.isfinite(high) and np.isfinite(sample).all()):
-        return False
-    histograms[probe.tensor].extend(low, high)
-    histograms[probe.tensor].count(sample)
-    return True
+def _by_name(batch: np.ndarray | Feeds, model: Model) -> Feeds:
+    return batch if isinstance(batch, Mapping) else {model.inputs[0].name: batch}
 
 
-def _fill(batch: np.ndarray, size: int | None) -> Iterator[np.ndarray]:
+def _length(feeds: Feeds) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _fill(feeds: Feeds, size: int | None) -> Iterator[_Piece]:
     """The batch in pieces of the model's fixed batch size; a short last piece is filled with images of its own."""
-    if size is None or size == len(batch):
-        yield batch
+    count = _length(feeds)
+    if size is None or size == count:
+        yield _Piece(feeds, count)
         return
-    for start in range(0, len(batch), size):
-        piece = batch[start : start + size]
-        yield np.resize(piece, (size, *piece.shape[1:]))
+    for start in range(0, count, size):
+        piece = {name: array[start : start + size] for name, array in feeds.items()}
+        full = {name: np.resize(array, (size, *array.shape[1:])) for name, array in piece.items()}
+        yield _Piece(full, _length(piece))

@@ -14,26 +14,34 @@ __all__ = ["LOWEST_OPSET", "prepare"]
 
 LOWEST_OPSET = 13
 """The first in which DequantizeLinear has a scale for each channel."""
+HIGHEST_OPSET = 27
+"""The last whose QuantizeLinear onnxruntime (1.32) has a kernel for."""
 
 
 def prepare(model: Model, tier: Tier, context: Context) -> Model:
-    """The model still in float: checked, simplified, opset 13 or newer, dtypes inferred.
+    """The model still in float: checked, simplified, in an opset from 13 to 27, dtypes inferred.
 
     What is left of BatchNormalization has no integer kernel anywhere; Mul and Add have, where nothing may stay float.
+    Where the model runs here, widths are brought to what onnxruntime's kernels like.
     Raises UsageError for a model that is quantized already or has weights that are not finite.
     """
     from edgeopt.model.child import convert_opset
     from edgeopt.model.shapes import infer_shapes
     from edgeopt.model.simplify import simplify, split_batchnorm
+    from edgeopt.quantize.speed import align_widths
 
     refuse_quantized(model)
     _refuse_infinite(model)
     batch = None if tier.dynamic_batch else 1
     simple = simplify(model, batch=batch, progress=context.progress)
-    if simple.graph.opset_imports.get("", LOWEST_OPSET) < LOWEST_OPSET:
-        simple = convert_opset(simple, LOWEST_OPSET)
+    opset = simple.graph.opset_imports.get("", LOWEST_OPSET)
+    wanted = min(max(opset, LOWEST_OPSET), HIGHEST_OPSET)
+    if opset != wanted:
+        simple = convert_opset(simple, wanted)
     shaped = infer_shapes(simple, batch)
-    return split_batchnorm(shaped) if tier.integer_only else shaped
+    if tier.integer_only:
+        return split_batchnorm(shaped)
+    return align_widths(shaped) if tier.measured_here else shaped
 
 
 def _refuse_infinite(model: Model) -> None:

@@ -1,31 +1,62 @@
-"""Quantize: the stage that makes a float model INT8 for one tier."""
+"""Quantize: the stage that makes a float model INT8 for one tier.
+
+The story, each step of which has a file of its own: prepare the float graph (`prepare`), rewrite it into an equal one
+that loses less in integers (`transforms`), see in one pass what every tensor holds (`observe`), decide what runs in
+integers, by rules (`placement`), by measured speed (`search`), by accuracy (`budget`), write the Q/DQ graph (`build`),
+find better constants for it (`refinements`, `qat`), and give it the form that its runtime likes (`speed`).
+"""
 
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from edgeopt.data import Split
 from edgeopt.errors import UsageError
 from edgeopt.model.model import Model
+from edgeopt.quantize.bias import BiasCorrection
+from edgeopt.quantize.budget import meet_budget
 from edgeopt.quantize.build import Builder, Built, wanted_tensors
-from edgeopt.quantize.calibrators import Calibrator, MinMax
+from edgeopt.quantize.calibrators import Calibrator, Mse
+from edgeopt.quantize.dynamic import quantize_dynamic
 from edgeopt.quantize.eligible import find_excluded
-from edgeopt.quantize.observe import Observation, observe, suggest_batch
+from edgeopt.quantize.equalize import CrossLayer
+from edgeopt.quantize.histogram import Histogram
+from edgeopt.quantize.memory import peak_rss_bytes, plan_memory
+from edgeopt.quantize.observe import observe
+from edgeopt.quantize.pack import pack_weights
 from edgeopt.quantize.prepare import prepare
-from edgeopt.quantize.verify import require_integers
-from edgeopt.quantize.weights import MaxScale, WeightScale
+from edgeopt.quantize.presets import DEFAULT, PRESETS, PresetName, fill_preset
+from edgeopt.quantize.qat import Qat
+from edgeopt.quantize.reconstruct import Reconstruct
+from edgeopt.quantize.samples import Samples, samples_of
+from edgeopt.quantize.search import find_fast
+from edgeopt.quantize.smooth import SmoothQuant
+from edgeopt.quantize.speed import cheapest, finish
+from edgeopt.quantize.verify import require_integers, unfused
+from edgeopt.quantize.weight_only import quantize_weights_only
+from edgeopt.quantize.weights import MseScale, WeightScale
 from edgeopt.stage import Context, Stage, StageResult
 from edgeopt.tiers import Tier, load_tier
+from edgeopt.units import Bytes, Points
 
-__all__ = ["Quantize"]
+__all__ = ["Quantize", "Refinement", "Transform"]
+
+Transform = Annotated[CrossLayer | SmoothQuant, Field(discriminator="kind")]
+"""Float graph -> an equal one that loses less in integers: `transform(model, samples, context) -> StageResult`."""
+Refinement = Annotated[BiasCorrection | Reconstruct, Field(discriminator="kind")]
+"""Q/DQ graph -> the same with better constants: `refine(model, built, samples, context) -> StageResult`."""
+
+PRESET_HELP = "; ".join(f"{name}: {preset.description}" for name, preset in PRESETS.items())
+PACKED_SHARE = 0.35
+"""Of the float file's bytes: float layers are stored in fewer bytes until the file is that small."""
 
 
 class Quantize(Stage):
-    """Post-training quantization to INT8, written as Q/DQ pairs where the tier's runtime fuses them.
+    """INT8, as Q/DQ pairs where the tier's runtime fuses them.
 
     Source of the scheme: Jacob et al. 2018, arXiv:1712.05877; ONNX QuantizeLinear and DequantizeLinear.
     """
@@ -33,76 +64,174 @@ class Quantize(Stage):
     per_tier: ClassVar[bool] = True
 
     kind: Literal["quantize"] = "quantize"
-    calibrator: Calibrator = Field(MinMax(), description="how the range of an activation is chosen")
-    weights: WeightScale = Field(MaxScale(), description="how the scale of a weight is chosen")
-    samples: int = Field(256, ge=1, description="calibration images")
-    batch_size: int | None = Field(
-        None, ge=1, description="calibration images per run; none: as many as keep memory low. The result is the same"
+    preset: PresetName = Field(DEFAULT, description=f"sets what is not given: {PRESET_HELP}")
+    activations: Literal["static", "dynamic", "float"] = Field(
+        "static",
+        description="static: int8 with calibrated ranges; dynamic: ranges found at run time, for transformers, without "
+        "data; float: only the weights of large matrices are int8",
     )
+    calibrator: Calibrator = Field(Mse(), description="how the range of an activation is chosen")
+    weights: WeightScale = Field(MseScale(), description="how the scale of a weight is chosen")
+    transforms: tuple[Transform, ...] = Field((), description="changes of the float graph, which stays equal")
+    refinements: tuple[Refinement, ...] = Field((), description="changes of the integer graph's constants, in order")
+    samples: int = Field(256, ge=1, description="calibration samples")
+    batch_size: int | None = Field(
+        None, ge=1, description="calibration samples per run; none: as many as keep memory low. The result is the same"
+    )
+    max_memory: Bytes | None = Field(None, description="of the process while it calibrates, such as 700MB")
     exclude: tuple[str, ...] = Field(
         (), description="nodes kept in float: names, or regular expressions that match a whole name"
     )
+    speed: Literal["integers", "rules", "measured"] = Field(
+        "rules",
+        description="where integers stand on tiers that run here: wherever there is a kernel; where known costs say "
+        "that they pay; or where timing on this machine does. Layers left in float are stored small all the same",
+    )
+    max_drop: Points | None = Field(
+        None, description="keep the fewest layers in float that lose at most so many points, such as 0.5pt"
+    )
+    time_budget: float = Field(600.0, gt=0, description="seconds for the searches of `speed` and `max_drop` together")
+    qat: Qat | None = Field(None, description="quantization-aware training; a number is its epochs")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, value: Any) -> Any:
+        return fill_preset(value) if isinstance(value, dict) else value
 
     def wanted(self, tier: Tier) -> bool:
         """Where the tier takes int8."""
         return "int8" in tier.precisions
 
     def apply(self, model: Model, context: Context) -> StageResult:
-        """The Q/DQ model for `context.tier` ("any" when there is none), and what was done.
+        """The quantized model for `context.tier` ("any" when there is none), and what was done.
 
-        Raises UsageError for an already quantized model, a model with several inputs, weights that are not finite, or
-        an `exclude` that fits nothing; StageFailed when the tier wants integers and the graph has an operator without
-        an integer kernel, or when activations are not finite.
+        Raises UsageError for an already quantized model, weights that are not finite, samples that do not fit its
+        inputs, settings that the tier cannot have, or an `exclude` that fits nothing; StageFailed when the tier wants
+        integers and the graph has an operator without an integer kernel, or when activations are not finite.
         """
-        images = context.need_data(self.kind).calibration.sample(self.samples, context.seed)
         tier = context.tier or load_tier("any")
-        _refuse_unfit(model)
+        if self.activations == "static":
+            return self._quantize(model, tier, context)
         prepared = prepare(model, tier, context)
         excluded = find_excluded(list(prepared.graph.graph), tier, self.exclude)
-        started = time.perf_counter()
-        seen = self._observe(prepared, tier, images, context)
-        seconds = time.perf_counter() - started
-        builder = Builder(prepared, tier, seen.histograms, self.calibrator, self.weights, frozenset(excluded))
-        built = builder.build()
-        if not built.plan.weights:
-            context.progress.warn("no layer with constant weights was found: the model stays as large as it is")
-        if tier.integer_only:
-            require_integers(built.model, tier)
-        return StageResult(built.model, self._facts(built, seen) | {"observation_seconds": round(seconds, 3)})
+        work = quantize_dynamic if self.activations == "dynamic" else quantize_weights_only
+        return work(prepared, tier, context, method=self.weights, excluded=excluded)
 
-    def _observe(self, model: Model, tier: Tier, images: Split, context: Context) -> Observation:
-        tensors = wanted_tensors(model, tier)
-        batch_size = self.batch_size or suggest_batch(model, tensors)
-        return observe(
+    def learn(self, model: Model, tier: Tier, context: Context) -> tuple[Builder, Samples, dict[str, Any]]:
+        """Prepare and transform the model and see what each tensor holds: any placement can be built from that."""
+        data = context.need_data(self.kind)
+        prepared = prepare(model, tier, context)
+        samples = samples_of(prepared, data.calibration, self.samples, context.seed)
+        facts: dict[str, Any] = {}
+        for transform in self.transforms:
+            result = transform.transform(prepared, samples, context)
+            prepared, facts[transform.kind] = result.model, result.facts
+        excluded = find_excluded(list(prepared.graph.graph), tier, self.exclude)
+        seen, observed = self._observe(prepared, tier, samples, context)
+        builder = Builder(prepared, tier, seen, self.calibrator, self.weights, frozenset(excluded))
+        return builder, samples, facts | observed
+
+    def _observe(
+        self, model: Model, tier: Tier, samples: Samples, context: Context
+    ) -> tuple[dict[str, Histogram], dict[str, Any]]:
+        """Tensor -> what it holds, and how that was seen."""
+        started = time.perf_counter()
+        tensors, counts = wanted_tensors(model, tier), self.calibrator.needs_counts
+        memory = plan_memory(
+            model, tensors, samples, counts=counts, batch_size=self.batch_size, max_memory=self.max_memory
+        )
+        seen = observe(
             model,
             tensors,
-            (batch.x for batch in images.batches(batch_size)),
-            counts=self.calibrator.needs_counts,
-            total=len(images),
+            samples.batches(memory.batch_size),
+            counts=counts,
+            total=len(samples),
             progress=context.progress,
+            workers=memory.workers,
         )
-
-    def _facts(self, built: Built, seen: Observation) -> dict[str, Any]:
-        clipped = [_clipped_share(built, group) for group in built.grids]
-        return {
+        return seen.histograms, {
             "calibrator": self.calibrator.model_dump(),
             "samples": seen.images,
-            "quantized_nodes": built.plan.count_by_operator(),
-            "float_nodes": built.plan.floating,
             "activation_bytes_observed": seen.bytes_seen,
-            "clipped_share_mean": float(np.mean(clipped)) if clipped else 0.0,
-            "clipped_share_max": max(clipped, default=0.0),
+            "predicted_memory_bytes": memory.predicted_bytes,
+            "peak_memory_bytes": peak_rss_bytes(),
+            "observation_seconds": round(time.perf_counter() - started, 3),
         }
 
+    def _quantize(self, model: Model, tier: Tier, context: Context) -> StageResult:
+        builder, samples, facts = self.learn(model, tier, context)
+        slow = self._find_slow(builder, samples, context, facts)
+        budget = self._meet_budget(builder.leaving(slow), samples, context, facts)
+        built = builder.build(slow | budget)
+        if not built.plan.weights:
+            context.progress.warn(_nothing_in_integers(slow))
+        facts |= _describe(built)
+        for refinement in self.refinements:
+            result = refinement.refine(builder.model, built, samples, context)
+            built, facts[refinement.kind] = built.with_model(result.model), result.facts
+        if self.qat is not None:
+            result = self.qat.train(builder.model, built, context)
+            built, facts["qat"] = built.with_model(result.model), result.facts
+        return StageResult(_finish(built, tier, slow - budget, round(PACKED_SHARE * model.size_bytes), facts), facts)
 
-def _refuse_unfit(model: Model) -> None:
-    """Raise UsageError for a model that this stage does not take."""
-    if len(model.inputs) != 1:
-        names = ", ".join(info.name for info in model.inputs)
+    def _find_slow(self, builder: Builder, samples: Samples, context: Context, facts: dict[str, Any]) -> frozenset[str]:
+        """Nodes that are faster in float, on a tier that runs here."""
+        if self.speed == "measured":
+            _refuse_elsewhere(builder.tier)
+            found = find_fast(builder, samples, context, time_budget=self.time_budget)
+            facts["speed"] = found.facts
+            return found.floating
+        if self.speed == "rules" and builder.tier.measured_here:
+            slow = cheapest(builder.model, builder.candidates())
+            # in a network so small that no integer layer pays, int8 was asked for all the same: the file is smaller
+            return slow if builder.build(slow).plan.weights else frozenset()
+        return frozenset()
+
+    def _meet_budget(
+        self, builder: Builder, samples: Samples, context: Context, facts: dict[str, Any]
+    ) -> frozenset[str]:
+        """Nodes that have to stay in float for the accuracy asked for."""
+        if self.max_drop is None:
+            return frozenset()
+        found = meet_budget(builder, samples, max_drop=self.max_drop, time_budget=self.time_budget, context=context)
+        facts["budget"] = found.facts
+        return found.floating
+
+
+def _nothing_in_integers(slow: frozenset[str]) -> str:
+    if slow:
+        return "no layer is faster in integers on this machine: all stay float, and their weights are stored small"
+    return "no layer with constant weights was found: the model stays as large as it is"
+
+
+def _refuse_elsewhere(tier: Tier) -> None:
+    """Raise UsageError for a tier whose speed cannot be measured on this machine."""
+    if not tier.measured_here:
         raise UsageError(
-            f"the model has {len(model.inputs)} inputs ({names}); calibration feeds one",
-            fix="make the others constants before quantizing",
+            f"tier {tier.name} does not run on this machine's onnxruntime, so nothing can be measured for it",
+            where="speed",
+            fix="leave `speed: rules`, which are the tier's own",
         )
+
+
+def _finish(built: Built, tier: Tier, packed: Collection[str], most_bytes: int, facts: dict[str, Any]) -> Model:
+    """The model in the form that the tier's runtime likes, checked for what that runtime leaves in float."""
+    if tier.integer_only:
+        require_integers(built.model, tier)
+    if not tier.measured_here:
+        return built.model
+    facts["unfused"] = unfused(built.model, tier.session, built.plan.integer)
+    return pack_weights(finish(built.model), packed, most_bytes=most_bytes)
+
+
+def _describe(built: Built) -> dict[str, Any]:
+    clipped = [_clipped_share(built, group) for group in built.grids]
+    return {
+        "quantized_nodes": built.plan.count_by_operator(),
+        "float_nodes": built.plan.floating,
+        "clipped_share_mean": float(np.mean(clipped)) if clipped else 0.0,
+        "clipped_share_max": max(clipped, default=0.0),
+    }
 
 
 def _clipped_share(built: Built, group: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import onnx
@@ -12,7 +12,7 @@ from edgeopt.errors import StageFailed
 from edgeopt.model.model import Model
 from edgeopt.tiers import Tier
 
-__all__ = ["float_leftovers", "fused_operators", "require_integers"]
+__all__ = ["float_leftovers", "fused_operators", "require_integers", "unfused"]
 
 ARITHMETIC = frozenset({
     "Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add",
@@ -35,7 +35,7 @@ def fused_operators(model: Model, session: Mapping[str, str]) -> list[tuple[str,
 
     plain = model.copy()
     for node in plain.graph.graph:
-        if node.op_type in TABLES:  # onnxruntime would spell them out as a float Mul and more
+        if node.op_type in TABLES and node.domain in ("", "ai.onnx"):  # onnxruntime would spell them out as a float Mul and more
             node.op_type = "HardSigmoid"
             node.attributes.clear()
     with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
@@ -54,6 +54,14 @@ def fused_operators(model: Model, session: Mapping[str, str]) -> list[tuple[str,
 def float_leftovers(model: Model, session: Mapping[str, str]) -> list[tuple[str, str]]:
     """(node name, operator) of the arithmetic that stays in float."""
     return [(name, operator) for name, operator in fused_operators(model, session) if operator in ARITHMETIC]
+
+
+def unfused(model: Model, session: Mapping[str, str], integer: Collection[str]) -> list[str]:
+    """Names of the nodes that were meant to run in integers (a plan's `integer`) and that onnxruntime leaves in float.
+
+    Each of them pays for conversions around a float kernel: worth knowing, and worth excluding.
+    """
+    return [name for name, _ in float_leftovers(model, session) if name in integer]
 
 
 def require_integers(model: Model, tier: Tier) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from edgeopt.report.report import Baseline, Report, Row, StageRow
-from edgeopt.units import format_bytes
+from edgeopt.units import format_bytes, format_sizes
 
 __all__ = [
     "COLUMNS",
@@ -131,7 +131,24 @@ COLUMNS = (
     ),
     Column("Speedup", lambda row: _or_none(row.speedup, ratio), _nothing),
     Column("Params", lambda row: _or_none(row.params, count), lambda base: _or_none(base.params, count)),
-    Column("MACs", lambda row: _or_none(row.macs, count), lambda base: _or_none(base.macs, count)),
+    Column(
+        "MACs",
+        lambda row: _or_none(row.macs, count),
+        lambda base: _or_none(base.macs, count),
+        lambda row: format_sizes(row.sizes),
+    ),
+    Column(
+        "Flash",
+        lambda row: _or_none(row.flash_bytes, format_bytes),
+        _nothing,
+        lambda row: "" if row.ram_bytes is None else f"RAM {format_bytes(row.ram_bytes)}",
+    ),
+    Column(
+        "Instructions",
+        lambda row: _or_none(row.instructions, count),
+        _nothing,
+        lambda row: "" if row.mismatches is None else f"{row.mismatches:,} mismatches",
+    ),
     Column(
         "Peak RAM",
         lambda row: _or_none(row.peak_ram_bytes, format_bytes),

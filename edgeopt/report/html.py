@@ -31,7 +31,7 @@ from edgeopt.report.figures import (
 )
 from edgeopt.report.limits import Verdict
 from edgeopt.report.points import CHARTS, draw
-from edgeopt.report.report import Baseline, Environment, Layer, Report, Row, StageRow
+from edgeopt.report.report import Baseline, Environment, Layer, Moment, Report, Row, StageRow
 from edgeopt.units import format_bytes
 
 __all__ = ["to_html"]
@@ -55,6 +55,7 @@ def to_html(report: Report) -> str:
         _artifacts(report),
         _charts(report),
         _layers(report),
+        _memory(report),
         _stages(report),
         _reproduce(report),
     ]
@@ -210,6 +211,34 @@ def _layer(layer: Layer, largest: int, color: int) -> str:
         f'<tr><th scope="row">{name}<br><small class="soft">{escape(layer.op)}</small></th>'
         f'<td><span class="bar c{color % 6}" style="width:{100 * layer.bytes / largest:.1f}%"></span></td>'
         f"<td>{format_bytes(layer.bytes)}</td><td>{count(layer.macs) if layer.macs else NONE}</td></tr>"
+    )
+
+
+def _memory(report: Report) -> str:
+    planned = [(n, row) for n, row in enumerate(report.tiers) if row.memory_timeline]
+    cards = "".join(_memory_card(row, n) for n, row in planned)
+    return _section("memory", "Memory of the C program", f'<div class="grid">{cards}</div>') if cards else ""
+
+
+def _memory_card(row: Row, n: int) -> str:
+    peak = max(row.memory_timeline, key=lambda moment: moment.bytes)
+    lines = "".join(_moment(moment, peak.bytes, n) for moment in row.memory_timeline)
+    return (
+        f'<article class="card"><div class="top"><h3>{escape(row.tier)}</h3>'
+        f'<span class="chip">peak at {escape(peak.layer)}</span></div><div class="scroll">'
+        '<table class="layers"><thead><tr><th scope="col">Layer</th><th scope="col"></th>'
+        f'<th scope="col">In use</th></tr></thead><tbody>{lines}</tbody></table></div>'
+        + (f'<p class="soft small">{escape(row.c_basis)}</p>' if row.c_basis else "")
+        + "</article>"
+    )
+
+
+def _moment(moment: Moment, most: int, color: int) -> str:
+    width = 100 * moment.bytes / most if most else 0
+    return (
+        f'<tr><th scope="row">{escape(moment.layer)}</th>'
+        f'<td><span class="bar c{color % 6}" style="width:{width:.1f}%"></span></td>'
+        f"<td>{format_bytes(moment.bytes)}</td></tr>"
     )
 
 

@@ -70,7 +70,12 @@ class Limits(Spec):
     latency: Milliseconds | None = Field(None, description="highest median latency for one input, such as 5ms")
     macs: Count | None = Field(None, description="most multiply-adds for one input, such as 1.5M")
     params: Count | None = Field(None, description="most parameters, such as 25k")
-    ram: Bytes | None = Field(None, description="largest peak of activation RAM, such as 64KiB")
+    ram: Bytes | None = Field(
+        None, description="largest peak of activation RAM; with C code its static memory and stack; such as 64KiB"
+    )
+    flash: Bytes | None = Field(None, description="most code and constants of the C program, such as 100KB")
+    instructions: Count | None = Field(None, description="most instructions of one inference on a core, such as 20M")
+    mismatches: Count | None = Field(None, description="most output values that differ from onnxruntime's, such as 0")
 
 
 class Verdict(Spec):

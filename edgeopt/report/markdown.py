@@ -19,6 +19,7 @@ def to_markdown(report: Report) -> str:
         _head(report),
         _artifacts(report),
         _verdicts(report),
+        _memory(report),
         _stages(report.stages),
         _reproduce(report),
     ]
@@ -78,6 +79,23 @@ def _verdicts(report: Report) -> str:
     ]
     lines = ["", "Tier", "Limit", "Found"]
     return "## Gate\n\n" + _table(lines, rows).replace("---:", "---")
+
+
+def _memory(report: Report) -> str:
+    """What each layer of the C program needs of the arena, as bars."""
+    parts = []
+    for row in report.tiers:
+        if row.memory_timeline:
+            most = max(moment.bytes for moment in row.memory_timeline)
+            lines = [[_text(own.layer), f"{own.bytes:,}", _bar(own.bytes, most)] for own in row.memory_timeline]
+            basis = f"{_text(row.tier)}: {_text(row.c_basis)}\n\n" if row.c_basis else ""
+            parts.append(basis + _table(["Layer", "Bytes in use", ""], lines))
+    return "\n\n".join(["## Memory of the C program", *parts]) if parts else ""
+
+
+def _bar(size: int, most: int) -> str:
+    """Twenty blocks at the peak."""
+    return "█" * round(20 * size / most) + (" peak" if size == most else "") if most else ""
 
 
 def _stages(stages: Sequence[StageRow]) -> str:

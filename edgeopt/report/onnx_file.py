@@ -6,6 +6,7 @@ https://protobuf.dev/programming-guides/encoding. The file is mapped, not read: 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mmap
 from collections import Counter
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from edgeopt.errors import UsageError
 
-__all__ = ["OnnxFile", "read_onnx_file"]
+__all__ = ["OnnxFile", "identify", "read_onnx_file"]
 
 MODEL_IR_VERSION, MODEL_GRAPH, MODEL_METADATA = 1, 7, 14
 GRAPH_NODE, GRAPH_INITIALIZER = 1, 5
@@ -24,6 +25,7 @@ TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL_DATA = 1, 2, 8, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 INT64, STRING, BOOL = 7, 8, 9
+BLOCK = 1 << 20
 LARGEST = 1 << 48
 """Elements; a tensor that claims more is not one."""
 NO_PARAMETERS = {
@@ -53,6 +55,21 @@ class OnnxFile:
     metadata: dict[str, str]
     external: tuple[Path, ...] = ()
     """The files that hold its external data."""
+
+
+def identify(path: Path) -> tuple[str, int]:
+    """SHA-256 and bytes of an artifact; with those of its data file, where it is too large to be one file.
+
+    Raises OSError.
+    """
+    found, size = hashlib.sha256(), 0
+    for part in (path, path.with_name(f"{path.name}.data")):
+        if part == path or part.is_file():
+            with part.open("rb") as file:
+                while block := file.read(BLOCK):
+                    found.update(block)
+                    size += len(block)
+    return found.hexdigest(), size
 
 
 def read_onnx_file(path: Path) -> OnnxFile:

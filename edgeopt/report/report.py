@@ -24,6 +24,7 @@ __all__ = [
     "DataRow",
     "Environment",
     "Layer",
+    "Moment",
     "Report",
     "Row",
     "StageRow",
@@ -77,6 +78,14 @@ class Layer(Spec):
     """Of its output activation, for one input."""
 
 
+class Moment(Spec):
+    """One step of the C program's memory plan."""
+
+    layer: str
+    bytes: Size
+    """In use while it runs: what the arena has to have for it."""
+
+
 class Baseline(Spec):
     """The float model that an artifact is compared with, measured in the same run on the same images."""
 
@@ -123,6 +132,8 @@ class Row(Spec):
     """Multiply-adds for one input."""
     peak_ram_bytes: Size | None = None
     """Largest sum of activations alive at once, for one input."""
+    sizes: dict[str, Size] = {}
+    """Dynamic dims besides the batch -> their sizes in that input; empty where every size is fixed."""
     accuracy: Share | None = None
     """Fraction of the test images; null: there are no labels."""
     accuracy_low: Share | None = None
@@ -146,6 +157,18 @@ class Row(Spec):
     latency_high_ms: Positive | None = None
     speedup: Positive | None = None
     """Baseline latency / its latency, interleaved in one run."""
+    flash_bytes: Size | None = None
+    """Code and constants of the C program; null: not compiled."""
+    ram_bytes: Size | None = None
+    """Static memory of the C program and its stack; the plan's arena alone where it was not run."""
+    instructions: Size | None = None
+    """Of one inference, counted on an emulated core."""
+    mismatches: Size | None = None
+    """Output values of the C program that differ from onnxruntime's; null: it was not run."""
+    c_basis: str = ""
+    """What the four rest on: cores and samples."""
+    memory_timeline: tuple[Moment, ...] = ()
+    """The C program's memory, step by step."""
     precision: str = ""
     baseline: Baseline
     environment: Environment = Environment()

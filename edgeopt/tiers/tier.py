@@ -63,6 +63,7 @@ class Tier(Spec):
         description="its runtime is onnxruntime on a CPU: a latency measured on this machine is the tier's own, and an "
         "artifact that is slower than the float model is warned about",
     )
+    c_code: bool = Field(False, description="the artifact comes with a C program that computes it (see edgeopt.mcu)")
     session: dict[str, str] = Field(
         {}, description="onnxruntime session options that make it compute what the device computes"
     )

@@ -46,6 +46,9 @@ def test_each_flag_can_fail_the_gate(folder: Path) -> None:
         "--max-macs": "1k",
         "--max-params": "1k",
         "--max-ram": "1KiB",
+        "--max-flash": "1KB",
+        "--max-instructions": "1k",
+        "--max-mismatches": "0",
     }
     for flag, bound in flags.items():
         done = gate(folder / "report.json", flag, f"mcu={bound}")

@@ -82,11 +82,23 @@ def test_a_form_that_computes_something_else_is_not_accepted(float_net, tier):
         verify(float_net, other, tier(), random_feeds(float_net, 1))
 
 
-def test_half_precision_that_overflows_on_the_sample_is_not_accepted(build, tier):
+def test_half_precision_that_overflows_on_the_sample_keeps_float32_there_and_says_so(build, tier):
     model = build([helper.make_node("Exp", ["x"], ["h"]), helper.make_node("Log", ["h"], ["y"])], ["n", 2], {})
-    feeds = {"x": np.array([[1, 12]], np.float32)}
-    with pytest.raises(StageFailed, match="1 activations do not fit into float16"):
-        legalize(model, tier(precisions=("fp16",)), feeds=feeds)
+    feeds, warnings = {"x": np.array([[1, 12]], np.float32)}, Warnings()
+    legal = legalize(model, tier(precisions=("fp16",)), feeds=feeds, progress=warnings)
+    assert operators(legal) == {"Exp": 1, "Log": 1}
+    assert warnings.messages == [
+        "float16 is too small for 2 nodes, which stay in float32: h (writes 1.63e+05), y (reads 1.63e+05)"
+    ]
+
+
+def test_without_a_sample_operators_stay_in_float32_by_rule(build, tier):
+    model = build([helper.make_node("Softmax", ["x"], ["h"]), helper.make_node("Neg", ["h"], ["y"])], ["n", 2], {})
+    types = {}
+    for name, feeds in (("rule", None), ("sample", {"x": np.ones((1, 2), np.float32)})):
+        legal = legalize(model, tier(precisions=("fp16",)), feeds=feeds)
+        types[name] = [node.inputs[0].dtype.name for node in legal.graph.graph if node.op_type in ("Softmax", "Neg")]
+    assert types == {"rule": ["FLOAT", "FLOAT16"], "sample": ["FLOAT16", "FLOAT16"]}
 
 
 def test_outputs_that_are_not_finite_are_not_accepted(build, tier):

@@ -60,6 +60,24 @@ def test_equal_scales_are_stored_once(build):
     assert len(bare.weights()) == 1
 
 
+def test_opsets_of_domains_without_a_node_go(build):
+    model = build([helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], [2], {})
+    model.graph.opset_imports.update({"com.microsoft": 1, "ai.onnx.ml": 3, "left.behind": 1})
+    assert {entry.domain for entry in strip(model).to_proto().opset_import} == {"", "com.microsoft"}
+
+
+def test_zero_points_and_scales_of_equal_layers_are_stored_once(build):
+    weights = {f"w{i}": np.full((4, 4, 1, 1), i + 1, np.int8) for i in range(3)}
+    weights |= {f"s{i}": np.full(4, 0.5, np.float32) for i in range(3)}
+    weights |= {f"z{i}": np.zeros(4, np.int8) for i in range(3)}
+    nodes = []
+    for i, (a, b) in enumerate(pairwise(["x", "h", "k", "y"])):
+        nodes.append(helper.make_node("DequantizeLinear", [f"w{i}", f"s{i}", f"z{i}"], [f"d{i}"], axis=0))
+        nodes.append(helper.make_node("Conv", [a, f"d{i}"], [b]))
+    bare = strip(build(nodes, [1, 4, 2, 2], weights))
+    assert sorted(array.shape for array in bare.weights().values()) == [(4,), (4,)] + [(4, 4, 1, 1)] * 3
+
+
 def test_the_model_is_untouched(float_net):
     before = float_net.to_bytes()
     strip(float_net)

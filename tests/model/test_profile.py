@@ -243,10 +243,21 @@ def test_operators_that_only_onnxruntime_knows_are_measured():
     assert costs.layers[1].output_bytes == 3 * 6 * 4
 
 
-def test_an_image_size_that_is_open_is_refused():
-    model = build([node("Conv", "x w")], ["n", 3, "height", "width"], w=weight(4, 3, 3, 3))
-    with pytest.raises(StageFailed, match="fixed input size"):
-        profile(model)
+def test_an_open_size_is_that_of_the_sample_and_named():
+    model = build([node("Conv", "x w")], ["n", 3, "height", "?"], w=weight(4, 3, 3, 3))
+    costs = profile(model, batch=2, feeds={"x": np.zeros((1, 3, 10, 12), F32)})
+    assert costs.macs == 2 * 4 * 8 * 10 * 27
+    assert list(costs.sizes.values()) == [10, 12]
+    assert "height" in costs.sizes
+    made_up = profile(model)
+    assert made_up.macs == 4 * (made_up.sizes["height"] - 2) ** 2 * 27
+    assert model.inputs[0].shape[2] == "height"
+
+
+def test_an_operator_that_nobody_knows_is_refused():
+    nodes = [helper.make_node("Warp", ["x"], ["y"], domain="my.company")]
+    with pytest.raises(StageFailed, match="is not known"):
+        profile(build(nodes, ["n", 3]))
 
 
 def test_integer_inputs_are_counted_by_their_type():

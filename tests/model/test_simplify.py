@@ -171,6 +171,63 @@ def test_a_mean_over_the_image_is_global_average_pooling(opset, keepdims, axes):
     assert same_outputs(outputs(model, (3, 4, 5, 6)), outputs(simple, (3, 4, 5, 6)))
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize(("first", "second"), [(3, 2), (2, -1), (-1, -2)])
+def test_a_mean_axis_by_axis_is_global_average_pooling(first, second, keepdims):
+    if not keepdims and second < 0:
+        second = 2  # the axis that is left
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "first"], ["h"], keepdims=keepdims),
+        helper.make_node("ReduceMean", ["h", "second"], ["y"], keepdims=keepdims),
+    ]
+    model = build(nodes, ["n", 4, 5, 6], None, first=np.array([first]), second=np.array([second]))
+    simple = simplify(model)
+    assert operators(simple) == {"GlobalAveragePool": 1} | ({} if keepdims else {"Flatten": 1})
+    assert same_outputs(outputs(model, (3, 4, 5, 6)), outputs(simple, (3, 4, 5, 6)))
+
+
+def test_a_mean_that_others_read_half_way_stays():
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "first"], ["h"], keepdims=1),
+        helper.make_node("ReduceMean", ["h", "second"], ["m"], keepdims=1),
+        helper.make_node("Add", ["h", "m"], ["y"]),
+    ]
+    model = build(nodes, ["n", 4, 5, 6], None, first=np.array([3]), second=np.array([2]))
+    assert passes.mean_to_pool(model.copy().graph) == 0
+
+
+@pytest.mark.parametrize("axes", [(1, 2), (-2, -3)])
+def test_a_mean_with_the_channels_last_is_global_average_pooling(axes):
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
+        helper.make_node("ReduceMean", ["t", "axes"], ["y"], keepdims=0),
+    ]
+    model = build(nodes, ["n", 4, 5, 6], None, axes=np.array(axes))
+    simple = simplify(model)
+    assert operators(simple) == {"GlobalAveragePool": 1, "Flatten": 1}
+    assert same_outputs(outputs(model, (3, 4, 5, 6)), outputs(simple, (3, 4, 5, 6)))
+
+
+def test_a_mean_over_the_channels_behind_a_transpose_stays():
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
+        helper.make_node("ReduceMean", ["t", "axes"], ["y"], keepdims=0),
+    ]
+    model = build(nodes, ["n", 4, 5, 6], None, axes=np.array([1, 3]))
+    assert passes.mean_to_pool(model.copy().graph) == 0
+
+
+def test_a_mean_that_is_flattened_by_a_reshape():
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0),
+        helper.make_node("Reshape", ["m", "shape"], ["y"]),
+    ]
+    model = build(nodes, ["n", 4, 5, 6], None, axes=np.array([2, 3]), shape=np.array([-1, 4, 1, 1]))
+    simple = simplify(model)
+    assert "ReduceMean" not in operators(simple)
+    assert same_outputs(outputs(model, (3, 4, 5, 6)), outputs(simple, (3, 4, 5, 6)))
+
+
 @pytest.mark.parametrize("axes", [(1,), (3,), (1, 2, 3), (0, 2, 3)])
 def test_other_means_stay(axes):
     nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=1)]
@@ -247,7 +304,7 @@ def test_without_onnxsim_the_own_passes_still_count(monkeypatch):
     def crash(operation, model, **settings):
         raise NativeFailed(f"{operation} crashed (SIGSEGV)", reason="crash", where="net")
 
-    monkeypatch.setattr(module, "run_native", crash)
+    monkeypatch.setattr(module, "rewrite", crash)
     names, statistics = batchnorm(4)
     nodes = [helper.make_node("Conv", ["x", "w"], ["h"]), helper.make_node("BatchNormalization", ["h", *names], ["y"])]
     warnings = Warnings()

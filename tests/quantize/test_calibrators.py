@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from edgeopt.quantize.calibrators import Calibrator, MinMax, Mse, Percentile
-from edgeopt.quantize.histogram import Histogram
+from edgeopt.quantize.calibrators import NARROWEST, Calibrator, Entropy, MinMax, MovingAverage, Mse, Percentile
+from edgeopt.quantize.histogram import HALF, Histogram
 from edgeopt.quantize.ranges import Grid, Range, make_grid
 
 FAMILY = [member() for member in get_args(get_args(Calibrator)[0])]
@@ -53,6 +53,81 @@ class TestWithAnOutlier:
         found = error(Mse(), values, symmetric)
         assert found < 0.9 * error(MinMax(), values, symmetric)
         assert found < error(Percentile(), values, symmetric)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("values", [OUTLIER, ONE_SIDED], ids=["outlier", "one-sided outlier"])
+def test_entropy_keeps_the_bulk_finer_than_minmax(values: np.ndarray, symmetric: bool) -> None:
+    assert bulk_error(Entropy(), values, symmetric) < 0.04 * bulk_error(MinMax(), values, symmetric)
+
+
+def divergence(values: np.ndarray, end: float, width: float, symmetric: bool) -> float:
+    """Migacz's definition value by value: clipped values in the outermost bins, levels without them, spread evenly."""
+    values = values[values != 0]
+    low, high = (
+        max(-end, -width * np.ceil(-min(values.min(), 0) / width)),
+        min(end, width * (values.max() // width + 1)),
+    )
+    step = end / 127 if symmetric else (high - low) / 255
+    reference: dict[int, int] = {}
+    levels: dict[int, int] = {}
+    for value in values.astype(np.float64):
+        inside = low <= value < high
+        bin_ = int(np.floor(value / width)) if inside else round((low if value < low else high - width) / width)
+        reference[bin_] = reference.get(bin_, 0) + 1
+        if inside:
+            level = int(np.rint((bin_ + 0.5) * width / step))
+            levels[level] = levels.get(level, 0) + 1
+    shares: dict[int, int] = {}
+    for bin_ in reference:
+        level = int(np.rint((bin_ + 0.5) * width / step))
+        shares[level] = shares.get(level, 0) + 1
+    found = 0.0
+    for bin_, count_ in reference.items():
+        level = int(np.rint((bin_ + 0.5) * width / step))
+        told = max(levels.get(level, 0) / shares[level], 1e-4)
+        found += count_ / values.size * np.log(count_ / told)
+    return found
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_entropy_takes_the_end_of_least_divergence(one_sided: bool, symmetric: bool) -> None:
+    values = np.append(BELL[:2000], np.float32(9))
+    values = np.maximum(values, 0) if one_sided else values
+    seen = count(values)
+    chosen = Entropy().choose_range(seen, symmetric=symmetric)
+    top = max(int(seen.high / seen.width) + 1, int(np.ceil(-min(seen.low, 0) / seen.width)))
+    ends = np.unique(np.geomspace(NARROWEST, top, 128).round().astype(int))
+    best = min(ends, key=lambda end: divergence(values, end * seen.width, seen.width, symmetric))
+    assert chosen.high == min(best * seen.width, seen.high)
+    assert chosen.low == max(-best * seen.width, seen.low)
+    assert top <= HALF
+
+
+def test_entropy_gives_the_zeros_of_a_relu_no_weight() -> None:
+    positive = BELL[BELL > 0]
+    few, many = (np.append(positive, np.zeros(n, np.float32)) for n in (10, 1_000_000))
+    found = [Entropy().choose_range(count(values), symmetric=False) for values in (few, many)]
+    assert found[0] == found[1]
+
+
+def test_entropy_does_not_clip_a_far_mode_away() -> None:
+    # Scaled up to a whole, the part below 1 would be a perfect match of everything clipped into its last bin.
+    values = np.append(np.full(4_000, 0.5, np.float32), np.full(6_000, 3.0, np.float32))
+    assert Entropy().choose_range(count(values), symmetric=False).high == 3
+
+
+def test_a_moving_average_is_moved_little_by_one_odd_image() -> None:
+    images = BELL[:100_000].reshape(100, 1000).copy()
+    images[40, 0] = 60
+    seen = Histogram()
+    seen.extend_by_images(images.min(axis=1), images.max(axis=1))
+    chosen, widest = (c.choose_range(seen, symmetric=False) for c in (MovingAverage(), MinMax()))
+    assert widest.high == 60
+    usual = np.delete(images, 40, axis=0).max(axis=1).mean()
+    assert usual < chosen.high < usual + 0.02 * 60
+    assert chosen.low == pytest.approx(images.min(axis=1).mean())
 
 
 def test_mse_is_near_the_best_of_a_thousand_ranges() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgeopt.quantize.histogram import HALF, Histogram
+from edgeopt.quantize.histogram import HALF, SMOOTHING, Histogram
 
 # Scaling by a power of two is exact as long as the result is a normal float32.
 NORMAL = st.floats(-1e6, 1e6, width=32).filter(lambda x: x == 0 or abs(x) > 1e-9)
@@ -57,3 +57,26 @@ def test_share_outside() -> None:
     histogram = count(np.linspace(-1, 1, 20001, dtype=np.float32))
     assert histogram.share_outside(-0.5, 0.9) == pytest.approx(0.3, abs=1e-3)
     assert histogram.share_outside(-1, 1) == 0
+
+
+def test_averages_of_extremes_are_plain_at_first_and_exponential_then() -> None:
+    highs = np.random.default_rng(0).random(300)
+    histogram = Histogram()
+    for part in np.split(highs, [7, 8, 120]):
+        histogram.extend_by_images(-part, part)
+    plain = round(1 / SMOOTHING)
+    expected = highs[:plain].mean()
+    for high in highs[plain:]:
+        expected = (1 - SMOOTHING) * expected + SMOOTHING * high
+    assert histogram.average_high == pytest.approx(expected)
+    assert histogram.average_low == pytest.approx(-expected)
+    assert (histogram.images, histogram.high) == (300, highs.max())
+
+
+def test_merged_averages_are_those_of_the_wider_tensor() -> None:
+    narrow, wide, merged = Histogram(), Histogram(), Histogram()
+    narrow.extend_by_images(np.array([-1.0, -3]), np.array([1.0, 1]))
+    wide.extend_by_images(np.array([0.0, 0]), np.array([4.0, 8]))
+    for part in (narrow, wide, Histogram()):
+        merged.merge(part)
+    assert (merged.average_low, merged.average_high, merged.images) == (-2, 6, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -9,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgeopt.quantize.weights import BIAS_LIMIT, quantize_bias, quantize_weight, weight_axis
+from edgeopt.quantize.weights import (
+    BIAS_LIMIT,
+    MaxScale,
+    MseScale,
+    WeightScale,
+    quantize_bias,
+    quantize_weight,
+    weight_axis,
+)
 
 WEIGHTS = hnp.arrays(np.float32, st.tuples(*[st.integers(1, 5)] * 2), elements=st.floats(-100, 100, width=32))
 
@@ -66,3 +76,61 @@ def test_zero_weights_get_a_valid_scale_and_an_exact_bias(weight: np.ndarray, ax
     assert (quantized.scale > 0).all()
     assert not quantized.integers[weight == 0].any()
     np.testing.assert_allclose(quantize_bias(bias, np.float32(0.02), quantized.scale).dequantize(), bias, atol=3e-4)
+
+
+FAMILY = [member() for member in get_args(get_args(WeightScale)[0])]
+
+
+def squared_error(weight: np.ndarray, axis: int | None, method: WeightScale) -> np.ndarray:
+    """Of each channel along axis 0, or of all."""
+    errors = np.square(quantize_weight(weight, axis, method=method).dequantize() - weight, dtype=np.float64)
+    return np.asarray(errors.sum(axis=None if axis is None else tuple(range(1, weight.ndim))))
+
+
+@pytest.mark.parametrize("method", FAMILY, ids=lambda m: m.kind)
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_every_method_gives_one_positive_float32_scale_for_each_channel(method: WeightScale, axis: int | None) -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 6, 3, 3)).astype(np.float32)
+    weight[1] = 0
+    scale = method.choose_scale(weight, axis)
+    assert scale.shape == (() if axis is None else (weight.shape[axis],))
+    assert scale.dtype == np.float32
+    assert (scale > 0).all()
+
+
+def test_mse_finds_the_scale_that_a_fine_search_finds() -> None:
+    random = np.random.default_rng(1)
+    weight = random.standard_normal((6, 9)).astype(np.float32)
+    found = squared_error(weight, 0, MseScale())
+    for row, error in zip(weight, found, strict=True):
+        scales = np.abs(row).max() / 127 * np.linspace(0.08, 1.06, 20_000)
+        exact = row[None] / scales[:, None]
+        errors = np.square((np.clip(np.rint(exact), -127, 127) - exact) * scales[:, None]).sum(axis=1)
+        assert error < 1.25 * errors.min()
+
+
+def test_mse_clips_an_outlier_that_would_round_all_others_away() -> None:
+    weight = np.random.default_rng(2).standard_normal((1, 400_000)).astype(np.float32)
+    weight[0, 0] = 40
+    plain, best = (squared_error(weight, 0, method)[0] for method in (MaxScale(), MseScale()))
+    assert best < plain / 2
+    assert np.abs(quantize_weight(weight, 0, method=MseScale()).dequantize()).max() < 30
+
+
+def test_mse_is_at_least_two_decibels_better_for_depthwise_kernels() -> None:
+    weight = np.random.default_rng(3).standard_normal((256, 1, 3, 3)).astype(np.float32)
+    plain, best = (squared_error(weight, 0, method).sum() for method in (MaxScale(), MseScale()))
+    assert 10 * np.log10(plain / best) > 2
+
+
+@given(WEIGHTS, st.sampled_from([0, None]))
+def test_mse_is_never_worse_than_max(weight: np.ndarray, axis: int | None) -> None:
+    plain, best = (squared_error(weight, axis, method) for method in (MaxScale(), MseScale()))
+    assert (best <= plain * (1 + 1e-4) + 1e-12).all()
+
+
+def test_a_bias_that_needs_a_coarser_scale_gets_it_from_every_method() -> None:
+    weight, bias = np.array([[1e-9, -1e-9]], np.float32), np.array([50.0], np.float32)
+    for method in FAMILY:
+        scale = quantize_weight(weight, 0, bias, 0.01, method).scale
+        assert np.abs(quantize_bias(bias, np.float32(0.01), scale).integers).max() <= BIAS_LIMIT + 1

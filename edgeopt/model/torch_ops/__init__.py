@@ -9,6 +9,7 @@ from edgeopt.model.torch_ops import (
     convolution,
     creation,
     elementwise,
+    fake_quantize,
     indexing,
     linear,
     normalization,
@@ -21,7 +22,7 @@ from edgeopt.model.torch_ops import (
 )
 from edgeopt.model.torch_ops.operator import Operator
 
-__all__ = ["OPERATORS", "Operator"]
+__all__ = ["OPERATORS", "Operator", "find_operator"]
 
 OPERATORS: dict[str, Operator] = (
     activations.OPERATORS
@@ -39,3 +40,10 @@ OPERATORS: dict[str, Operator] = (
     | shape.OPERATORS
 )
 """Operator name of the default ONNX domain -> function."""
+
+_DOMAINS = {"": OPERATORS, "ai.onnx": OPERATORS, fake_quantize.DOMAIN: fake_quantize.OPERATORS}
+
+
+def find_operator(domain: str, name: str) -> Operator | None:
+    """The entry for an operator of the default domain, or of the one that stands in for it in training."""
+    return _DOMAINS.get(domain, {}).get(name)

@@ -1,0 +1,272 @@
+"""Which networks does edgeopt take, and what becomes of them: writes docs/coverage.md.
+
+    python benchmarks/coverage.py [--only NAME ...] [--again NAME ...] [--seconds 300] [--out docs/coverage.md]
+
+Each network runs in a process of its own with a time limit: it is made (random weights, BatchNormalization statistics
+from one batch of images), written as .onnx, read as anybody's file is read, and put through each method. A line of JSON
+for each goes to `--cache`, so that a run that was stopped goes on where it was; `--again` runs what is there once more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeopt.data import Data, Split
+from edgeopt.errors import EdgeoptError
+from edgeopt.model import Model
+from edgeopt.model.load import read_onnx
+from edgeopt.model.runtime import open_session, run
+from edgeopt.progress import Progress
+from edgeopt.stage import Context
+from edgeopt.tiers import load_tier
+
+SAMPLES, HELD_OUT = 8, 8
+INTEGER = frozenset({
+    "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits", "QGemm",
+    "QLinearConv", "QLinearMatMul",
+})  # fmt: skip
+FLOAT = frozenset({
+    "Attention", "Conv", "ConvTranspose", "Einsum", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul",
+    "MultiHeadAttention",
+})  # fmt: skip
+INACCURATE_DB = 10.0
+"""SQNR below which a row is not called ok: a line drawn by hand, for random networks."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A data source of arrays by input name."""
+
+    arrays: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def read(self, indices: np.ndarray) -> Any:
+        rows = {name: array[indices] for name, array in self.arrays.items()}
+        return rows if len(rows) > 1 else next(iter(rows.values()))
+
+
+class Listening(Progress):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def quantize(model: Model, context: Context) -> dict[str, Any]:
+    """Static int8 as it is without any flag, and the share of products that onnxruntime then runs in integers."""
+    from edgeopt.quantize.stage import Quantize
+    from edgeopt.quantize.verify import fused_operators
+
+    result = Quantize(samples=SAMPLES).apply(model, context)
+    kinds = Counter(operator for _, operator in fused_operators(result.model, {}))
+    integer, left = sum(kinds[kind] for kind in INTEGER), sum(kinds[kind] for kind in FLOAT)
+    return {
+        "model": result.model,
+        "integer_share": round(integer / max(1, integer + left), 3),
+        "size_ratio": round(result.model.size_bytes / model.size_bytes, 3),
+    }
+
+
+METHODS: dict[str, tuple[str, Callable[[Model, Context], dict[str, Any]]]] = {
+    "quantize": ("Quantization (static int8, tier `any`)", quantize),
+}
+"""Key of a row's method -> heading of its section, and what does it: `model` and figures by column."""
+
+
+def outputs(model: Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The first float output for each sample, in batches of the size that the model takes."""
+    session, found = open_session(model), []
+    position = next((i for i, info in enumerate(model.outputs) if info.dtype.kind == "f"), 0)
+    fixed = model.inputs[0].shape[0] if model.inputs[0].shape else 1
+    size = fixed if isinstance(fixed, int) else HELD_OUT
+    for start in range(0, HELD_OUT, size):
+        found.append(run(session, {name: array[start : start + size] for name, array in feeds.items()})[position])
+    return found
+
+
+def compare(before: list[np.ndarray], after: list[np.ndarray]) -> dict[str, Any]:
+    """SQNR in dB, and the share of samples with the same largest class where the output is [n, classes]."""
+    if [a.shape for a in before] != [b.shape for b in after]:
+        return {"note": "the number of outputs depends on the input (detections)"}
+    a, b = (
+        np.concatenate([x.reshape(len(x), -1) if x.ndim else x for x in side]).astype(np.float64)
+        for side in (before, after)
+    )
+    noise = np.square(a - b).sum()
+    rows: dict[str, Any] = {"sqnr_db": round(float(10 * np.log10(np.square(a).sum() / max(noise, 1e-30))), 1)}
+    if before[0].ndim == 2:
+        rows["agreement"] = round(float((a.argmax(1) == b.argmax(1)).mean()), 3)
+    return rows
+
+
+def code_digest() -> str:
+    """What tells one state of edgeopt's code from another."""
+    import edgeopt
+
+    found = hashlib.sha256()
+    for path in sorted(Path(edgeopt.__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:8]
+
+
+def check(name: str, method: str) -> dict[str, Any]:
+    """One row, in this process."""
+    from coverage_networks import NETWORKS
+
+    network, listening = NETWORKS[name], Listening()
+    row: dict[str, Any] = {"network": name, "group": network.group, "method": method, "result": "failed"}
+    row["code"] = code_digest()
+    with tempfile.TemporaryDirectory(prefix="coverage-") as folder:
+        try:
+            network.make(Path(folder, "model.onnx"))
+        except Exception as error:  # what torch raises when it cannot export
+            return row | {"result": "not exported", "note": f"{type(error).__name__}: {error}"[:200]}
+        rows = Rows(network.inputs(SAMPLES, 0))
+        split = Split(rows, np.arange(SAMPLES), None, None)
+        context = Context(
+            data=Data("coverage", split, split, split, (), None, "-"), tier=load_tier("any"), progress=listening
+        )
+        began = time.monotonic()
+        try:
+            model = read_onnx(Path(folder, "model.onnx"))
+            row["opset"] = model.graph.opset_imports.get("", 0)
+            feeds = {i.name: a for i, a in zip(model.inputs, network.inputs(HELD_OUT, 1).values(), strict=True)}
+            row |= METHODS[method][1](model, context)
+            row["seconds"] = round(time.monotonic() - began, 1)
+            made = row.pop("model")
+            row |= {"result": "ok"} | compare(outputs(model, feeds), outputs(made, feeds))
+        except EdgeoptError as error:
+            row["note"] = str(error)
+    row.pop("model", None)
+    if listening.warnings:
+        row["note"] = "; ".join([*filter(None, [row.get("note")]), *listening.warnings])[:300]
+    return row
+
+
+def check_in_child(name: str, method: str, seconds: float) -> dict[str, Any]:
+    """One row, from a process that may crash, hang or run out of memory."""
+    from coverage_networks import NETWORKS
+
+    row = {"network": name, "group": NETWORKS[name].group, "method": method, "result": "failed"}
+    command = [sys.executable, __file__, "--one", name, "--method", method]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return row | {"note": f"over {seconds:g} s"}
+    if ended.returncode != 0 or not ended.stdout.strip():
+        last = (ended.stderr.strip().splitlines() or [""])[-1]
+        return row | {"result": "crashed", "note": f"exit code {ended.returncode}: {last}"[:300]}
+    return dict(json.loads(ended.stdout.strip().splitlines()[-1]))
+
+
+def read_cache(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The newest row of each network and method."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {(row["network"], row["method"]): row for row in map(json.loads, lines)}
+
+
+def to_markdown(rows: list[dict[str, Any]]) -> str:
+    """The page: one section for each method."""
+    from coverage_networks import NETWORKS
+
+    from edgeopt.measure.environment import environment
+
+    where = environment(1)
+    lines = [
+        "# Coverage",
+        "",
+        f"Written by `python benchmarks/coverage.py` on {where['cpu']}, {where['cores']} cores, {where['os']};",
+        f"Python {where['python']}, torch {where['torch']}, onnxruntime {where['onnxruntime']},",
+        f"edgeopt {where['edgeopt']}.",
+        "",
+        "Weights are random (seed 0), BatchNormalization statistics come from four smooth made-up images,",
+        f"{SAMPLES} such images (token ids for text) calibrate, and SQNR (dB, of the first float output against float)",
+        f"and agreement (same largest class) are over {HELD_OUT} others. So the figures say that a network is taken,",
+        "how much of it runs in integers and how far it is from float. Random networks amplify errors, some of them",
+        "strongly (a change of the input by 0.1 % alone costs efficientnet_v2_s all but 28 dB), so what trained ones",
+        f"lose these figures do not say. *inaccurate*: taken, but under {INACCURATE_DB:g} dB. *Integer share* counts the",
+        "convolutions and matrix products that onnxruntime runs, constant weights or not. *File* is the size over",
+        "the float file's. *s* is wall-clock time, on a machine that may have been busy.",
+    ]
+    for method, (heading, _) in METHODS.items():
+        mine = [row for row in rows if row["method"] == method]
+        taken = sum(verdict(row) == "ok" for row in mine)
+        lines += [
+            "",
+            f"## {heading}",
+            "",
+            f"{taken} of {len(mine)} tried are ok; {len(NETWORKS)} are on the list.",
+            "",
+        ]
+        if len({row.get("code") for row in mine}) > 1 or any("code" not in row for row in mine):
+            lines += ["**These rows come from several states of the code and are not comparable: run it anew.**", ""]
+        lines += _table(mine)
+    return "\n".join(lines) + "\n"
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """The result, which is not ok where the answers are not."""
+    low = row.get("sqnr_db", INACCURATE_DB) < INACCURATE_DB
+    return "inaccurate" if row["result"] == "ok" and low else str(row["result"])
+
+
+def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| network | source | opset | result | integer share | file | SQNR dB | agreement | s | note |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        share = "" if "integer_share" not in row else f"{100 * row['integer_share']:.0f} %"
+        file = "" if "size_ratio" not in row else f"{100 * row['size_ratio']:.0f} %"
+        note = " ".join(str(row.get("note", "")).replace("|", "/").split())
+        figures = [row.get(key, "") for key in ("sqnr_db", "agreement", "seconds")]
+        cells = [row["network"], row["group"], row.get("opset", ""), verdict(row), share, file, *figures, note]
+        yield "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--again", nargs="*", default=[])
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--cache", type=Path, default=Path("out/coverage.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("docs/coverage.md"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--method", choices=METHODS, default="quantize")
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(check(given.one, given.method)))
+        return
+    from coverage_networks import NETWORKS
+
+    given.cache.parent.mkdir(parents=True, exist_ok=True)
+    for name in given.only or NETWORKS:
+        if (name, given.method) in read_cache(given.cache) and name not in given.again:
+            continue
+        row = check_in_child(name, given.method, given.seconds)
+        print(json.dumps(row), flush=True)
+        with given.cache.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    known = read_cache(given.cache)
+    rows = [known[name, method] for method in METHODS for name in NETWORKS if (name, method) in known]
+    given.out.write_text(to_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

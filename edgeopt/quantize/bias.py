@@ -1,0 +1,191 @@
+"""Bias correction: what rounding shifts on average is taken back, layer by layer, where it costs nothing at run time.
+
+The rounded weights and inputs of a layer make an output that is off by some noise, and on average by something that is
+not noise: a shift of each channel and, as clipping takes away from large values only, a shrinkage. Both are known
+after a look at a few samples, and a channel's bias and weight scale take them up exactly. Layers are corrected in the
+order of the graph, each under the corrections before it, so what an earlier layer could not take back is taken
+back by the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from edgeopt.model.model import Model
+from edgeopt.quantize.build import Built
+from edgeopt.quantize.layers import IntegerLayer, integer_layers, with_layers, with_scales
+from edgeopt.quantize.samples import Samples
+from edgeopt.quantize.walk import Batches, Walk
+from edgeopt.quantize.weights import BIAS_LIMIT
+from edgeopt.spec import Spec
+from edgeopt.stage import Context, StageResult
+
+__all__ = ["BiasCorrection"]
+
+BATCH = 8
+MEMORY = 256 * 2**20
+"""Of the activations that a walk keeps."""
+LEAST_IMAGES = 8
+WIDEST = 1.1
+"""A scale changes by at most this factor: more is not shrinkage but a layer that went wrong."""
+
+
+class BiasCorrection(Spec):
+    """Makes the mean (and the scale) of each layer's output channels what it is in the float model, by their biases.
+
+    Source: Nagel et al. 2019, Data-Free Quantization, arXiv:1906.04721, section 4.2 and appendix D (empirical, in the
+    order of the graph). With `scales` also the weight scale of each channel is fitted, by least squares. What few
+    samples cannot tell from chance is left: both corrections shrink by their own standard error.
+    """
+
+    kind: Literal["bias_correction"] = "bias_correction"
+    images: int = Field(
+        64, ge=1, description="calibration samples to fit on; fewer where their activations would pass 256 MB"
+    )
+    scales: bool = Field(True, description="also fit each channel's weight scale, where there is one for each channel")
+
+    def refine(self, model: Model, built: Built, samples: Samples, context: Context) -> StageResult:
+        """The Q/DQ model with corrected biases and weight scales; the weights' integers stay.
+
+        `model` is the float model that `built` was made from. Facts: how many layers were corrected, and their mean
+        signal to noise ratio before and after, dB (each under the corrections before it).
+        """
+        layers = integer_layers(built.model)
+        names = [layer.name for layer in layers]
+        few = samples.take(min(self.images, _fitting(model, names)))
+        true = Walk(model, names, few.batches(BATCH))
+        rounded = Walk(built.model, names, few.batches(BATCH))
+        biases: dict[str, tuple[np.ndarray | None, np.ndarray | None]] = {}
+        scales: dict[str, np.ndarray] = {}
+        before, after = [], []
+        for layer in context.progress.track(layers, "correcting biases", len(layers)):
+            wanted, found = true.advance(), rounded.advance()
+            axis = _channel_axis(layer, wanted[0].ndim)
+            seen = _Moments.of(wanted, found, axis)
+            gain, shift = _fit(seen, layer, len(few), scales=self.scales)
+            gain, shift, bias = _round(layer, gain, shift)
+            if bias is not None:
+                biases[layer.name] = None, bias
+            if (gain != 1).any():
+                scales[layer.name] = (layer.weight_scale * gain).astype(np.float32)
+            for batch in found:  # in place: they are large
+                batch *= _along(gain, batch, axis)
+                batch += _along(shift, batch, axis)
+            rounded.replace(found)
+            before.append(seen.sqnr_db(np.ones_like(gain), np.zeros_like(shift)))
+            after.append(seen.sqnr_db(gain, shift))
+        corrected = with_scales(with_layers(built.model, biases), scales)
+        return StageResult(
+            corrected,
+            {
+                "correction_images": len(few),
+                "layers_corrected": len(biases),
+                "layer_sqnr_before_db": round(float(np.mean(before)), 2) if before else None,
+                "layer_sqnr_after_db": round(float(np.mean(after)), 2) if after else None,
+            },
+        )
+
+
+def _fitting(model: Model, names: Sequence[str]) -> int:
+    """How many samples' outputs of the largest layer, float and rounded, fit MEMORY beside what stays alive."""
+    wanted = set(names)
+    shapes = [list(node.outputs[0].shape or [])[1:] for node in model.graph.graph if node.name in wanted]
+    largest = max((math.prod(dim for dim in shape if isinstance(dim, int)) for shape in shapes), default=1)
+    return max(LEAST_IMAGES, int(MEMORY / (2.5 * 4 * largest)))
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Sums over samples and positions, each float64 [channels]: of the true output f, and of what is missing, f - q."""
+
+    count: int
+    true: np.ndarray
+    missing: np.ndarray
+    found_squared: np.ndarray
+    missing_squared: np.ndarray
+    product: np.ndarray
+    """of q and f - q"""
+    true_squared: np.ndarray
+
+    @staticmethod
+    def of(wanted: Batches, found: Batches, axis: int) -> _Moments:
+        sums = np.zeros((6, wanted[0].shape[axis]))
+        count = 0
+        for f, q in zip(wanted, found, strict=True):
+            rows = np.moveaxis(f, axis, 0).reshape(f.shape[axis], -1)
+            other = np.moveaxis(q, axis, 0).reshape(f.shape[axis], -1)
+            missing = rows - other
+            count += rows.shape[1]
+            sums[0] += rows.sum(axis=1, dtype=np.float64)
+            sums[1] += missing.sum(axis=1, dtype=np.float64)
+            for index, (a, b) in enumerate([(other, other), (missing, missing), (other, missing), (rows, rows)]):
+                sums[2 + index] += np.einsum("ij,ij->i", a, b)
+        return _Moments(count, *sums)
+
+    def sqnr_db(self, gain: np.ndarray, shift: np.ndarray) -> float:
+        """Of the whole output, corrected to gain * q + shift."""
+        extra = gain - 1
+        found = self.true - self.missing
+        noise = (
+            self.missing_squared
+            + extra**2 * self.found_squared
+            + self.count * shift**2
+            - 2 * extra * self.product
+            - 2 * shift * self.missing
+            + 2 * extra * shift * found
+        ).sum()
+        return float(10 * np.log10(max(self.true_squared.sum(), 1e-30) / max(noise, 1e-30)))
+
+
+def _fit(seen: _Moments, layer: IntegerLayer, images: int, *, scales: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Gain and shift for each channel that make gain * q + shift closest to f, shrunk towards 1 and 0 by their
+    standard errors. Positions of one image are not independent, so each image counts as one sample."""
+    n = seen.count
+    mean_missing, mean_found = seen.missing / n, (seen.true - seen.missing) / n
+    noise = np.maximum(seen.missing_squared / n - mean_missing**2, 0)
+    extra = np.zeros_like(mean_found)
+    if scales and layer.axis is not None and images > 2:
+        spread = np.maximum(seen.found_squared / n - mean_found**2, 1e-30)
+        common = seen.product / n - mean_found * mean_missing
+        slope = common / spread
+        error = np.maximum(noise - slope * common, 0) / spread / (images - 2)
+        extra = np.clip(slope * _trust(slope, error), 1 / WIDEST - 1, WIDEST - 1)
+    shift = mean_missing - extra * mean_found
+    return 1 + extra, shift * _trust(shift, noise / max(images - 1, 1))
+
+
+def _trust(value: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """How much of an estimate to believe: 1 where it is far beyond its standard error, 0 within it."""
+    square = value**2
+    kept = np.maximum(square - variance, 0)
+    return np.asarray(np.divide(kept, square, out=np.zeros_like(square), where=square > 0))
+
+
+def _round(
+    layer: IntegerLayer, gain: np.ndarray, shift: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Gain and shift as the layer can have them, and its new bias; without a bias there is no shift."""
+    if layer.bias is None:
+        return gain, np.zeros_like(shift), None
+    if layer.bias_scale is None:
+        return gain, shift, (layer.bias * gain + shift).astype(layer.bias.dtype)
+    step = layer.bias_scale.astype(np.float64)
+    wanted = np.rint(layer.bias + shift / (step * gain))  # the bias's scale is multiplied by the gain too
+    fits = np.abs(wanted) <= 2 * BIAS_LIMIT
+    integers = np.where(fits, wanted, layer.bias)
+    return gain, (integers - layer.bias) * step * gain, integers.astype(layer.bias.dtype)
+
+
+def _channel_axis(layer: IntegerLayer, rank: int) -> int:
+    return 1 if layer.operator in ("Conv", "ConvTranspose") else rank - 1
+
+
+def _along(values: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
+    """float32 values [channels], shaped to broadcast over `array`."""
+    return values.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(array.ndim)])
