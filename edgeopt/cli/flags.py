@@ -116,7 +116,7 @@ def _option(name: str, field: FieldInfo) -> Parameter:
     flag = "--" + name.replace("_", "-")
     flags = (f"{flag}/--no-{name.replace('_', '-')}",) if kind is bool else (flag,)
     known = shown not in (None, (), {}) and field.default is not ...
-    default_text = f" [default: {shown}]" if known and isinstance(shown, str | int | float | bool) else ""
+    default_text = rf" \[default: {shown}]" if known and isinstance(shown, str | int | float | bool) else ""
     kinds = "|".join(_kinds(_listed(field))) if _is_list_of_family(field) else None
     shape = None if kinds is None else f"[{kinds}]"  # typer takes no list of choices
     option = typer.Option(*flags, help=(field.description or "") + default_text, show_default=False, metavar=shape)

@@ -26,13 +26,13 @@ class Preset:
 PRESETS: Mapping[PresetName, Preset] = {
     "fast": Preset(
         "one pass over the samples: ranges and weight scales by least squared error (mobilenet_v2, 256 images: 4 s)",
-        {"calibrator": RANGES, "weights": {"kind": "mse"}, "transforms": [], "refinements": []},
+        {"calibrator": RANGES, "weight_scale": {"kind": "mse"}, "transforms": [], "refinements": []},
     ),
     "balanced": Preset(
         "fast, and uneven channels evened out, biases and weight scales corrected on up to 64 images (8 s)",
         {
             "calibrator": RANGES,
-            "weights": {"kind": "mse"},
+            "weight_scale": {"kind": "mse"},
             "transforms": [{"kind": "cross_layer"}, {"kind": "smooth_quant"}],
             "refinements": [{"kind": "bias_correction"}],
         },
@@ -41,7 +41,7 @@ PRESETS: Mapping[PresetName, Preset] = {
         "balanced, with weights and biases fitted layer by layer to what quantized inputs need (minutes)",
         {
             "calibrator": RANGES,
-            "weights": {"kind": "mse"},
+            "weight_scale": {"kind": "mse"},
             "transforms": [{"kind": "cross_layer"}, {"kind": "smooth_quant"}],
             "refinements": [{"kind": "reconstruct"}],
         },

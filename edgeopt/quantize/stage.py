@@ -71,7 +71,7 @@ class Quantize(Stage):
         "data; float: only the weights of large matrices are int8",
     )
     calibrator: Calibrator = Field(Mse(), description="how the range of an activation is chosen")
-    weights: WeightScale = Field(MseScale(), description="how the scale of a weight is chosen")
+    weight_scale: WeightScale = Field(MseScale(), description="how the scale of a weight is chosen")
     transforms: tuple[Transform, ...] = Field((), description="changes of the float graph, which stays equal")
     refinements: tuple[Refinement, ...] = Field((), description="changes of the integer graph's constants, in order")
     samples: int = Field(256, ge=1, description="calibration samples")
@@ -90,7 +90,7 @@ class Quantize(Stage):
     max_drop: Points | None = Field(
         None, description="keep the fewest layers in float that lose at most so many points, such as 0.5pt"
     )
-    time_budget: float = Field(600.0, gt=0, description="seconds for the searches of `speed` and `max_drop` together")
+    time_budget: float = Field(600.0, gt=0, description="seconds for each search, that of `speed` and that of `max_drop`")
     qat: Qat | None = Field(None, description="quantization-aware training; a number is its epochs")
 
     @model_validator(mode="before")
@@ -115,7 +115,7 @@ class Quantize(Stage):
         prepared = prepare(model, tier, context)
         excluded = find_excluded(list(prepared.graph.graph), tier, self.exclude)
         work = quantize_dynamic if self.activations == "dynamic" else quantize_weights_only
-        return work(prepared, tier, context, method=self.weights, excluded=excluded)
+        return work(prepared, tier, context, method=self.weight_scale, excluded=excluded)
 
     def learn(self, model: Model, tier: Tier, context: Context) -> tuple[Builder, Samples, dict[str, Any]]:
         """Prepare and transform the model and see what each tensor holds: any placement can be built from that."""
@@ -128,7 +128,7 @@ class Quantize(Stage):
             prepared, facts[transform.kind] = result.model, result.facts
         excluded = find_excluded(list(prepared.graph.graph), tier, self.exclude)
         seen, observed = self._observe(prepared, tier, samples, context)
-        builder = Builder(prepared, tier, seen, self.calibrator, self.weights, frozenset(excluded))
+        builder = Builder(prepared, tier, seen, self.calibrator, self.weight_scale, frozenset(excluded))
         return builder, samples, facts | observed
 
     def _observe(
