@@ -126,6 +126,18 @@ class Part(nn.Module):
         return self.pick(self.inner(*x))
 
 
+class Segmenter(nn.Module):
+    """A torchvision segmentation network: the scores [n, classes, height, width]."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.inner(x)["out"]
+        return scores
+
+
 class Detector(nn.Module):
     """A torchvision detector for one image: boxes, labels, scores."""
 
@@ -154,8 +166,7 @@ def torchvision_networks() -> list[Network]:
     }  # fmt: skip
     found = [images(name, "classification", classifier(name), 3, side, side) for name, side in small.items()]
     for name in ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "lraspp_mobilenet_v3_large"):
-        build = _first_output(name)
-        found.append(images(name, "segmentation", build, 3, 128, 128))
+        found.append(images(name, "segmentation", _segmenter(name), 3, 128, 128))
     for name in ("ssdlite320_mobilenet_v3_large", "ssd300_vgg16", "fasterrcnn_mobilenet_v3_large_320_fpn",
                  "retinanet_resnet50_fpn", "fcos_resnet50_fpn", "maskrcnn_resnet50_fpn"):  # fmt: skip
         found.append(scripted(name, "detection", _detector(name), {"input": (3, 320, 320)}))
@@ -168,10 +179,10 @@ def torchvision_networks() -> list[Network]:
     return found
 
 
-def _first_output(name: str) -> Callable[[], nn.Module]:
+def _segmenter(name: str) -> Callable[[], nn.Module]:
     import torchvision.models as zoo
 
-    return lambda: Part(zoo.get_model(name, weights=None, weights_backbone=None), lambda out: out["out"])  # type: ignore[index]
+    return lambda: Segmenter(zoo.get_model(name, weights=None, weights_backbone=None))
 
 
 def _detector(name: str) -> Callable[[], nn.Module]:

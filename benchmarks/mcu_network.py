@@ -3,8 +3,8 @@
     python benchmarks/mcu_network.py
 
 Searching for MobileNetV3 (arXiv 1905.02244), section 5, made small: inverted residuals with squeeze-excite, HardSwish
-in the later half, 96x96 colour images. Weights are random: speed and size do not depend on them, and outputs that differ
-from onnxruntime's would show as well. The STM32H743 runs at 480 MHz, the STM32L4R5 (Cortex-M4) at 120 MHz.
+in the later half, 96x96 colour images. Weights are random: speed and size do not depend on them, and outputs that
+differ from onnxruntime's would show as well. The STM32H743 runs at 480 MHz, the STM32L4R5 (Cortex-M4) at 120 MHz.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def measure_steps(
     in_order = [*steps, *(step for chain in chains.values() for step in chain)]
     stage_rows = tuple(_stage_row(index, step, figures.get(id(step))) for index, step in enumerate(in_order))
     rows = tuple(
-        _row(tier, places[tier], figures[id(chain[-1])], figures[id(baseline)], circumstances, progress)
+        _row(tier, places[tier], figures[id(chain[-1])], figures[id(baseline)], circumstances, _offer(chain), progress)
         for tier, chain in chains.items()
     )
     return stage_rows, rows
@@ -145,7 +145,9 @@ def _stage_row(index: int, step: Step, figures: _Figures | None) -> StageRow:
     )
 
 
-def _row(tier: str, path: str, own: _Figures, base: _Figures, circumstances: Environment, progress: Progress) -> Row:
+def _row(
+    tier: str, path: str, own: _Figures, base: _Figures, circumstances: Environment, offer: str, progress: Progress
+) -> Row:
     return Row(
         tier=tier,
         path=path,
@@ -175,7 +177,7 @@ def _row(tier: str, path: str, own: _Figures, base: _Figures, circumstances: Env
             for layer in own.profile.layers
         ),
         sizes=own.profile.sizes,
-        warnings=_warnings(own, base),
+        warnings=_warnings(own, base, offer),
         **_costs(own),
         **accuracy_facts(own.outcome),
         **against_facts(own.outcome, base.outcome),
@@ -206,7 +208,12 @@ def _c_facts(step: Step, progress: Progress) -> dict[str, Any]:
         }
 
 
-def _warnings(own: _Figures, base: _Figures) -> tuple[str, ...]:
+def _offer(chain: Sequence[Step]) -> str:
+    """What a stage of the chain says may make the artifact faster."""
+    return next((fact for step in chain if (fact := step.finished.facts.get("may_be_faster"))), "")
+
+
+def _warnings(own: _Figures, base: _Figures, offer: str) -> tuple[str, ...]:
     """What the export noted; and a model that is not faster than the float one is never delivered in silence."""
     found = tuple(own.step.finished.facts.get("warnings", ()))
     speedup = base.latency.median_ms / own.latency.median_ms
@@ -215,8 +222,9 @@ def _warnings(own: _Figures, base: _Figures) -> tuple[str, ...]:
     return (
         *found,
         f"not faster than the float model here: {own.latency.median_ms:.3g} ms against {base.latency.median_ms:.3g} ms "
-        f"({speedup:.2f}x) on onnxruntime CPU, {LATENCY_THREADS} thread; quantize with `speed: measured`, "
-        "or keep the float model where speed counts",
+        f"({speedup:.2f}x) on onnxruntime CPU, {LATENCY_THREADS} thread; "
+        + (f"{offer}, or " if offer else "")
+        + "keep the float model where speed counts",
     )
 
 

@@ -29,6 +29,11 @@ PACKAGES = (
     "lightning-fabric",
 )
 EXTRAS = {"timm": "models of timm: pip install 'edgeopt[timm]'"}
+PROGRAMS = {
+    "gcc": "C programs on this machine: apt-get install gcc",
+    "arm-none-eabi-gcc": "C programs for Cortex-M: apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    "qemu-system-arm": "C programs on emulated cores: apt-get install qemu-system-arm",
+}
 INT8_FEATURES = {
     "avx512_vnni": "AVX512-VNNI",
     "avx_vnni": "AVX-VNNI",
@@ -58,6 +63,7 @@ def examine() -> dict[str, Any]:
     features = {flag for key, value in cpu_info() if key in ("flags", "Features") for flag in value.split()}
     int8 = [name for flag, name in INT8_FEATURES.items() if flag in features]
     hints = [hint for module, hint in EXTRAS.items() if importlib.util.find_spec(module) is None]
+    hints += [hint for program, hint in PROGRAMS.items() if shutil.which(program) is None]
     if not int8:
         hints.append("this processor has no int8 dot product: int8 models may be slower than float here")
     versions = {name: _version(name) for name in PACKAGES}

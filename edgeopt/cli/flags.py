@@ -62,7 +62,9 @@ def build(stage: type[Stage], flags: Flags, sets: list[str] | None = None) -> St
     settings: dict[str, Any] = {}
     for path, value in flags.items():
         field = _field_at(stage, path)
-        if _is_family(field):
+        if (spec := _plain(field)) is not None:
+            value = _read_plain(spec, value, path)
+        elif _is_family(field):
             value = {"kind": value}
         elif _is_list_of_family(field):
             value = [{"kind": kind} for kind in value]
@@ -77,6 +79,20 @@ def build(stage: type[Stage], flags: Flags, sets: list[str] | None = None) -> St
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UsageError(problem(first), where=f"{kind}: {key}") from error
+
+
+def _plain(field: FieldInfo) -> type[Spec] | None:
+    """The Spec that a plain string may stand for in this field."""
+    members = [member for member in _members(field.annotation) if _is_spec(member) and member.takes_text]
+    return members[0] if len(members) == 1 else None
+
+
+def _read_plain(spec: type[Spec], text: str, path: tuple[str, ...]) -> dict[str, Any]:
+    """What the string stands for, so that `--set` can add to it. Raises UsageError."""
+    try:
+        return spec.parse_text(text)
+    except ValueError as error:
+        raise UsageError(str(error), where="--" + ".".join(path)) from error
 
 
 def _place(settings: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

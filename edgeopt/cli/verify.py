@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from edgeopt.mcu.verify import Verification
     from edgeopt.model import Model
     from edgeopt.progress import Progress
+    from edgeopt.report import Row
     from edgeopt.tiers import Device
 
 __all__ = ["verify"]
 
+KEPT = "; sizes and instructions "
+"""Between what a host run rests on, and what the figures that it left as they were rest on."""
 CORE_SAMPLES = 64
 """Samples that an emulated core runs unless --samples says otherwise; the host runs every test image."""
 
@@ -56,10 +59,12 @@ def verify(
     On a core it runs in QEMU, where instructions are counted. Exit 1: an output differs, or the program does not
     fit the device.
     """
-    from edgeopt.mcu.verify import check_target
+    from edgeopt.mcu.verify import HOST, check_target
     from edgeopt.tiers import load_device
 
     board = load_device(device) if device else None
+    if board is not None and board.target == HOST:
+        raise UsageError("target host counts no instructions", where=str(device), fix="name a core, such as cortex-m4")
     targets = list(dict.fromkeys(target or [board.target if board else "host"]))
     for name in targets:
         check_target(name)
@@ -77,7 +82,7 @@ def verify(
     if as_json:
         print_json(facts)
     else:
-        _show(model, found, source, facts.get("device"))
+        _show(found, source, facts.get("device"))
     _judge(found, facts.get("device"), str(model))
 
 
@@ -195,12 +200,22 @@ def _record(path: Path, model: Path, found: Sequence[Verification], source: str)
     if all(row.sha256 != sha256 for row in before.tiers):
         raise UsageError(f"has no row for {model}", where=str(path), fix="give the report of the run that made it")
     told = {key: value for key, value in totals(found).items() if value is not None}
-    figures = told | {"c_basis": basis(found, source)}
-    rows = [row.model_copy(update=figures) if row.sha256 == sha256 else row for row in before.tiers]
+    rest = basis(found, source)
+    rows = [
+        row.model_copy(update=told | {"c_basis": _with_kept(rest, row, told)}) if row.sha256 == sha256 else row
+        for row in before.tiers
+    ]
     write_report(judge_again(before.model_copy(update={"tiers": tuple(rows)})), path.parent)
 
 
-def _show(path: Path, found: Sequence[Verification], source: str, device: dict[str, Any] | None) -> None:
+def _with_kept(rest: str, row: Row, told: dict[str, int]) -> str:
+    """`rest`; and what the row's other figures rest on, where a host run told nothing of them."""
+    if "flash_bytes" in told or row.ram_bytes is None:
+        return rest
+    return f"{rest}{KEPT}{row.c_basis.rpartition(KEPT)[2]}"
+
+
+def _show(found: Sequence[Verification], source: str, device: dict[str, Any] | None) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -246,7 +261,8 @@ def _show_device(device: dict[str, Any]) -> None:
 
     terminal = console()
     limits = f"flash {format_bytes(device['flash_limit_bytes'])}, RAM {format_bytes(device['ram_limit_bytes'])}"
-    terminal.print(f"\n{device['description']}: {limits}: {'fits' if device['fits'] else 'does not fit'}")
+    verdict = "fits" if device["fits"] else "does not fit"
+    terminal.print(f"\n{device['name']} ({device['description']}): {limits}: {verdict}")
     for title, rate in (
         ("estimate", device["frames_per_second"]),
         ("published runtimes", device["published_runtimes"]),

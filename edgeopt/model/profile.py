@@ -15,13 +15,13 @@ import onnx_ir as ir
 
 from edgeopt.errors import StageFailed
 from edgeopt.model.child import model_name
+from edgeopt.model.feeds import random_feeds
 from edgeopt.model.macs import count_macs
 from edgeopt.model.memory import constant_values, lifetimes
 from edgeopt.model.model import Model
-from edgeopt.model.feeds import random_feeds
 from edgeopt.model.shapes import infer_shapes, measure_shapes, set_batch, set_sizes, static_shape
 
-__all__ = ["Layer", "Profile", "layer_name", "profile"]
+__all__ = ["Layer", "Profile", "layer_name", "profile", "with_shapes"]
 
 WEIGHT_INPUTS = {
     "BatchNormalization": (1, 2),
@@ -78,8 +78,7 @@ def profile(model: Model, batch: int = 1, *, feeds: Mapping[str, np.ndarray] | N
     A dynamic dim besides the batch has the size that it has in `feeds`, one sample by input name, or the one that
     `random_feeds` makes up. Raises StageFailed when a shape is not known: an unknown operator.
     """
-    sized, sizes = _with_sizes(model, batch, feeds or {})
-    shaped = _with_all_shapes(infer_shapes(sized, batch))
+    shaped, sizes = with_shapes(model, batch, feeds=feeds)
     graph = shaped.graph.graph
     constants = constant_values(graph)
     nodes = [node for node in graph if not constants.issuperset(node.outputs)]
@@ -100,6 +99,14 @@ def profile(model: Model, batch: int = 1, *, feeds: Mapping[str, np.ndarray] | N
         layers=tuple(layers),
         sizes=sizes,
     )
+
+
+def with_shapes(
+    model: Model, batch: int = 1, *, feeds: Mapping[str, np.ndarray] | None = None
+) -> tuple[Model, dict[str, int]]:
+    """A new model in which every shape is in numbers, and what `Profile.sizes` tells; raises what `profile` does."""
+    sized, sizes = _with_sizes(model, batch, feeds or {})
+    return _with_all_shapes(infer_shapes(sized, batch)), sizes
 
 
 def _with_sizes(model: Model, batch: int, feeds: Mapping[str, np.ndarray]) -> tuple[Model, dict[str, int]]:

@@ -102,8 +102,8 @@ def set_sizes(model: Model, shapes: Mapping[str, Sequence[int]]) -> None:
     """Give each input the shape named here, and each value the sizes that its symbols then have, in place."""
     symbols: dict[str | None, int] = {}
     for value in model.graph.graph.inputs:
-        if value.name in shapes and value.shape is not None:
-            sizes = shapes[value.name]
+        sizes = shapes.get(value.name or "")
+        if sizes is not None and value.shape is not None:
             pairs = zip(value.shape, sizes, strict=True)
             symbols |= {dim.value: size for dim, size in pairs if not isinstance(dim, int) and dim.value}
             value.shape = ir.Shape(sizes)

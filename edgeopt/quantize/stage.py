@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from edgeopt.errors import UsageError
 from edgeopt.model.model import Model
+from edgeopt.model.providers import Device, choose_providers
 from edgeopt.quantize.bias import BiasCorrection
 from edgeopt.quantize.budget import meet_budget
 from edgeopt.quantize.build import Builder, Built, wanted_tensors
@@ -79,18 +80,21 @@ class Quantize(Stage):
         None, ge=1, description="calibration samples per run; none: as many as keep memory low. The result is the same"
     )
     max_memory: Bytes | None = Field(None, description="of the process while it calibrates, such as 700MB")
+    device: Device = Field("auto", description="where calibration runs; auto: on a GPU if onnxruntime offers one")
     exclude: tuple[str, ...] = Field(
         (), description="nodes kept in float: names, or regular expressions that match a whole name"
     )
     speed: Literal["integers", "rules", "measured"] = Field(
         "rules",
         description="where integers stand on tiers that run here: wherever there is a kernel; where known costs say "
-        "that they pay; or where timing on this machine does. Layers left in float are stored small all the same",
+        "that they pay; or where timing on this machine does. Layers left in float for speed are stored small",
     )
     max_drop: Points | None = Field(
         None, description="keep the fewest layers in float that lose at most so many points, such as 0.5pt"
     )
-    time_budget: float = Field(600.0, gt=0, description="seconds for each search, that of `speed` and that of `max_drop`")
+    time_budget: float = Field(
+        600.0, gt=0, description="seconds for each search, that of `speed` and that of `max_drop`"
+    )
     qat: Qat | None = Field(None, description="quantization-aware training; a number is its epochs")
 
     @model_validator(mode="before")
@@ -137,8 +141,15 @@ class Quantize(Stage):
         """Tensor -> what it holds, and how that was seen."""
         started = time.perf_counter()
         tensors, counts = wanted_tensors(model, tier), self.calibrator.needs_counts
+        providers = choose_providers(self.device, context.progress)
         memory = plan_memory(
-            model, tensors, samples, counts=counts, batch_size=self.batch_size, max_memory=self.max_memory
+            model,
+            tensors,
+            samples,
+            counts=counts,
+            batch_size=self.batch_size,
+            max_memory=self.max_memory,
+            providers=providers,
         )
         seen = observe(
             model,
@@ -147,6 +158,7 @@ class Quantize(Stage):
             counts=counts,
             total=len(samples),
             progress=context.progress,
+            providers=providers,
             workers=memory.workers,
         )
         return seen.histograms, {
@@ -166,6 +178,8 @@ class Quantize(Stage):
         if not built.plan.weights:
             context.progress.warn(_nothing_in_integers(slow))
         facts |= _describe(built)
+        if builder.tier.measured_here and self.speed != "measured":
+            facts["may_be_faster"] = "quantize with `speed: measured`"
         for refinement in self.refinements:
             result = refinement.refine(builder.model, built, samples, context)
             built, facts[refinement.kind] = built.with_model(result.model), result.facts
@@ -183,7 +197,7 @@ class Quantize(Stage):
             return found.floating
         if self.speed == "rules" and builder.tier.measured_here:
             slow = cheapest(builder.model, builder.candidates())
-            # in a network so small that no integer layer pays, int8 was asked for all the same: the file is smaller
+            # in a network so small that no integer layer pays, int8 was asked for all the same
             return slow if builder.build(slow).plan.weights else frozenset()
         return frozenset()
 

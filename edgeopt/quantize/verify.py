@@ -35,7 +35,8 @@ def fused_operators(model: Model, session: Mapping[str, str]) -> list[tuple[str,
 
     plain = model.copy()
     for node in plain.graph.graph:
-        if node.op_type in TABLES and node.domain in ("", "ai.onnx"):  # onnxruntime would spell them out as a float Mul and more
+        if node.op_type in TABLES and node.domain in ("", "ai.onnx"):
+            # onnxruntime would spell them out as a float Mul and more
             node.op_type = "HardSigmoid"
             node.attributes.clear()
     with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:

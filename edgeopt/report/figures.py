@@ -14,6 +14,7 @@ __all__ = [
     "COLUMNS",
     "NONE",
     "Column",
+    "c_program",
     "columns_of",
     "count",
     "describe",
@@ -138,18 +139,6 @@ COLUMNS = (
         lambda row: format_sizes(row.sizes),
     ),
     Column(
-        "Flash",
-        lambda row: _or_none(row.flash_bytes, format_bytes),
-        _nothing,
-        lambda row: "" if row.ram_bytes is None else f"RAM {format_bytes(row.ram_bytes)}",
-    ),
-    Column(
-        "Instructions",
-        lambda row: _or_none(row.instructions, count),
-        _nothing,
-        lambda row: "" if row.mismatches is None else f"{row.mismatches:,} mismatches",
-    ),
-    Column(
         "Peak RAM",
         lambda row: _or_none(row.peak_ram_bytes, format_bytes),
         lambda base: _or_none(base.peak_ram_bytes, format_bytes),
@@ -170,6 +159,18 @@ def summary(report: Report) -> tuple[bool | None, str]:
     if failed:
         return False, f"{failed} of {len(report.gate)} limits not met"
     return True, "The one limit holds" if len(report.gate) == 1 else f"All {len(report.gate)} limits hold"
+
+
+def c_program(row: Row) -> str:
+    """What is known of an artifact's C program: `flash 17.8 KB · RAM 2.5 KB · 0 mismatches (cortex-m4: 64 images)`."""
+    figures = (
+        (row.flash_bytes, "flash {}", format_bytes),
+        (row.ram_bytes, "RAM {}", format_bytes),
+        (row.instructions, "{} instructions", count),
+        (row.mismatches, "{} mismatches", count),
+    )
+    known = " · ".join(text.format(write(value)) for value, text, write in figures if value is not None)
+    return f"{known} ({row.c_basis})" if known and row.c_basis else known
 
 
 def stage_figures(stage: StageRow) -> str:

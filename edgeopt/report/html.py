@@ -17,6 +17,7 @@ from string import Template
 from edgeopt.report.chart import line
 from edgeopt.report.figures import (
     NONE,
+    c_program,
     columns_of,
     count,
     describe,
@@ -121,6 +122,12 @@ def _headlines(row: Row) -> list[tuple[str, str, str]]:
     if row.latency_ms is not None:
         note = "" if row.speedup is None else f"{ratio(row.speedup)} as fast"
         lines.append(("Latency", milliseconds(row.latency_ms), note))
+    if row.flash_bytes is not None:
+        ram = "" if row.ram_bytes is None else f"{format_bytes(row.ram_bytes)} RAM"
+        lines.append(("Flash, as C", format_bytes(row.flash_bytes), ram))
+    if row.instructions is not None:
+        wrong = "" if row.mismatches is None else f"{count(row.mismatches)} mismatches"
+        lines.append(("Instructions", count(row.instructions), wrong))
     return lines
 
 
@@ -228,7 +235,7 @@ def _memory_card(row: Row, n: int) -> str:
         f'<span class="chip">peak at {escape(peak.layer)}</span></div><div class="scroll">'
         '<table class="layers"><thead><tr><th scope="col">Layer</th><th scope="col"></th>'
         f'<th scope="col">In use</th></tr></thead><tbody>{lines}</tbody></table></div>'
-        + (f'<p class="soft small">{escape(row.c_basis)}</p>' if row.c_basis else "")
+        + (f'<p class="soft small">{escape(c_program(row))}</p>' if c_program(row) else "")
         + "</article>"
     )
 

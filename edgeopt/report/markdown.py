@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
-from edgeopt.report.figures import columns_of, describe, duration, stage_figures, summary
+from edgeopt.report.figures import c_program, columns_of, describe, duration, stage_figures, summary
 from edgeopt.report.report import Report, Row, StageRow
 
 __all__ = ["to_markdown"]
@@ -19,7 +19,7 @@ def to_markdown(report: Report) -> str:
         _head(report),
         _artifacts(report),
         _verdicts(report),
-        _memory(report),
+        _c_programs(report),
         _stages(report.stages),
         _reproduce(report),
     ]
@@ -81,16 +81,17 @@ def _verdicts(report: Report) -> str:
     return "## Gate\n\n" + _table(lines, rows).replace("---:", "---")
 
 
-def _memory(report: Report) -> str:
-    """What each layer of the C program needs of the arena, as bars."""
+def _c_programs(report: Report) -> str:
+    """The C program's figures, and what each layer needs of its arena, as bars."""
     parts = []
     for row in report.tiers:
+        figures = c_program(row)
+        parts += [f"**{_text(row.tier)}**: {_text(figures)}"] if figures else []
         if row.memory_timeline:
             most = max(moment.bytes for moment in row.memory_timeline)
             lines = [[_text(own.layer), f"{own.bytes:,}", _bar(own.bytes, most)] for own in row.memory_timeline]
-            basis = f"{_text(row.tier)}: {_text(row.c_basis)}\n\n" if row.c_basis else ""
-            parts.append(basis + _table(["Layer", "Bytes in use", ""], lines))
-    return "\n\n".join(["## Memory of the C program", *parts]) if parts else ""
+            parts.append(_table(["Layer", "Bytes in use", ""], lines))
+    return "\n\n".join(["## The C program", *parts]) if parts else ""
 
 
 def _bar(size: int, most: int) -> str:

@@ -132,7 +132,7 @@ class Row(Spec):
     """Multiply-adds for one input."""
     peak_ram_bytes: Size | None = None
     """Largest sum of activations alive at once, for one input."""
-    sizes: dict[str, Size] = {}
+    sizes: dict[str, Size] = Field({})
     """Dynamic dims besides the batch -> their sizes in that input; empty where every size is fixed."""
     accuracy: Share | None = None
     """Fraction of the test images; null: there are no labels."""

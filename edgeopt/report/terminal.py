@@ -42,10 +42,12 @@ def to_terminal(report: Report) -> list[RenderableType]:
 def render_artifacts(report: Report) -> Table:
     """One line a tier, and the float model they are compared with."""
     table = _table("Tier")
-    for heading in ("Size", "Accuracy", "Drop", "Latency", "Speedup", "RAM"):
+    labelled = any(row.accuracy is not None for row in report.tiers)
+    told = ("Accuracy", "Drop") if labelled else ("Agreement", "SQNR")
+    for heading in ("Size", *told, "Latency", "Speedup", "RAM"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.tiers:
-        table.add_row(Text(row.tier, "bold"), *_cells(row))
+        table.add_row(Text(row.tier, "bold"), *_cells(row, _against_labels(row) if labelled else _against_float(row)))
     for base in dict.fromkeys(row.baseline for row in report.tiers):
         table.add_row(Text(base.name), *_baseline_cells(base), style="dim")
     return table
@@ -99,11 +101,19 @@ def _or_none(value: float | None, write: Callable[[float], str]) -> str:
     return NONE if value is None else write(value)
 
 
-def _cells(row: Row) -> list[str]:
+def _against_labels(row: Row) -> list[str]:
+    return [_or_none(row.accuracy, percent), _or_none(row.drop_points, points)]
+
+
+def _against_float(row: Row) -> list[str]:
+    """Where there are no labels: how far it answers as the float model does."""
+    return [_or_none(row.agreement, percent), _or_none(row.sqnr_db, lambda value: f"{value:.1f} dB")]
+
+
+def _cells(row: Row, told: list[str]) -> list[str]:
     return [
         format_bytes(row.size_bytes),
-        _or_none(row.accuracy, percent),
-        _or_none(row.drop_points, points),
+        *told,
         _or_none(row.latency_ms, milliseconds),
         _or_none(row.speedup, ratio),
         _or_none(row.peak_ram_bytes, format_bytes),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from edgeopt.mcu.estimate import Work, work_of
 from edgeopt.mcu.reference import Reference
 from edgeopt.mcu.verify import TARGETS, totals, verify
 from edgeopt.model.load import read_onnx
-from edgeopt.report import read_report
+from edgeopt.report import read_report, write_report
 from edgeopt.tiers import load_device
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits"
@@ -175,6 +177,14 @@ def test_a_wrong_request_is_one_sentence_and_exit_code_2(words: tuple[object, ..
     assert "Traceback" not in found.stderr
 
 
+def test_a_device_whose_target_counts_nothing_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "pc.yaml"
+    file.write_text(yaml.safe_dump(load_device("ra8d1").model_dump(mode="json", exclude={"name"}) | {"target": "host"}))
+    found = run(MODEL, "--device", file)
+    assert found.exit_code == 2
+    assert "pc.yaml: target host counts no instructions" in found.stderr
+
+
 def test_a_float_model_is_refused_in_one_sentence() -> None:
     found = run(DIGITS / "student.onnx")
     assert found.exit_code in (2, 3)
@@ -221,6 +231,44 @@ def test_figures_go_into_the_reports_row_and_its_gate_is_judged_anew(tmp_path: P
 
 
 @needs_gcc
+def test_a_host_run_keeps_the_figures_of_a_core_and_what_they_rest_on(tmp_path: Path) -> None:
+    shutil.copytree(DIGITS, tmp_path / "run")
+    report = read_report(tmp_path / "run" / "report.json")
+    measured = {"ram_bytes": 5, "flash_bytes": 7, "mismatches": 9, "c_basis": "cortex-m4: 4 inputs of noise"}
+    first = report.tiers[0].model_copy(update=measured)
+    write_report(report.model_copy(update={"tiers": (first, *report.tiers[1:])}), tmp_path / "run")
+    for _ in range(2):
+        assert run(MODEL, "-n", 3, "--report", tmp_path / "run").exit_code == 0
+        row = read_report(tmp_path / "run" / "report.json").tiers[0]
+        assert (row.ram_bytes, row.flash_bytes, row.mismatches) == (5, 7, 0)
+        kept = "; sizes and instructions cortex-m4: 4 inputs of noise"
+        assert row.c_basis == "host: 3 inputs of noise, seed 0" + kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tools", [False, pytest.param(True, marks=needs_cores)])
+def test_a_run_measures_its_c_program_or_reports_the_plan(
+    tools: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not tools:
+        monkeypatch.setenv("PATH", "")
+    export = ["export", str(MODEL), "--tier", "mcu", "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, export).exit_code == 0
+    (row,) = read_report(tmp_path / "report.json").tiers
+    peak = max(moment.bytes for moment in row.memory_timeline)
+    assert row.ram_bytes is not None
+    if tools:
+        assert row.c_basis == "cortex-m4: 4 inputs of noise"
+        assert row.mismatches == 0
+        assert peak < row.ram_bytes < peak + 1_000
+        assert (row.flash_bytes or 0) > 10_000
+    else:
+        assert row.c_basis.startswith("as planned")
+        assert row.ram_bytes == peak
+        assert (row.flash_bytes, row.instructions, row.mismatches) == (None, None, None)
+
+
+@needs_gcc
 def test_a_report_of_another_model_is_refused(tmp_path: Path) -> None:
     shutil.copytree(DIGITS, tmp_path / "run")
     model = tmp_path / "changed.onnx"
@@ -234,6 +282,28 @@ def test_work_is_told_apart_by_kind_of_layer(compiled: Compiled) -> None:
     work = work_of(compiled.program)
     classifier = compiled.program.ops[-1]
     assert work == Work(conv=compiled.program.macs - classifier.macs, dense=classifier.macs)
+
+
+@pytest.mark.slow
+@needs_cores
+def test_a_mobilenet_v3_under_100_kb_makes_5_frames_a_second_on_both_boards(note: Callable[[str], None]) -> None:
+    benchmark = load("mcu_network")
+    for found in benchmark.figures(benchmark.artifact()):
+        assert found["mismatches"] == 0
+        assert found["flash_bytes"] < 100_000
+        assert found["ram_bytes"] < 128_000
+        assert min(found["frames_per_second"]) >= 5
+        note(f"small MobileNetV3 on {found['device']}: {found['frames_per_second']} frames/s")
+
+
+def load(benchmark: str) -> Any:
+    path = Path(__file__).parents[2] / "benchmarks" / f"{benchmark}.py"
+    spec = importlib.util.spec_from_file_location(benchmark, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_totals_of_a_host_run_have_no_figures_of_a_core(compiled: Compiled, samples: tuple[np.ndarray, ...]) -> None:

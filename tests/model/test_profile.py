@@ -245,7 +245,7 @@ def test_operators_that_only_onnxruntime_knows_are_measured():
 
 def test_an_open_size_is_that_of_the_sample_and_named():
     model = build([node("Conv", "x w")], ["n", 3, "height", "?"], w=weight(4, 3, 3, 3))
-    costs = profile(model, batch=2, feeds={"x": np.zeros((1, 3, 10, 12), F32)})
+    costs = profile(model, batch=2, feeds={"x": np.zeros((1, 3, 10, 12), np.float32)})
     assert costs.macs == 2 * 4 * 8 * 10 * 27
     assert list(costs.sizes.values()) == [10, 12]
     assert "height" in costs.sizes
@@ -255,7 +255,7 @@ def test_an_open_size_is_that_of_the_sample_and_named():
 
 
 def test_an_operator_that_nobody_knows_is_refused():
-    nodes = [helper.make_node("Warp", ["x"], ["y"], domain="my.company")]
+    nodes = [helper.make_node("Warp", ["x"], ["a"], domain="com.microsoft"), node("Relu", "a")]
     with pytest.raises(StageFailed, match="is not known"):
         profile(build(nodes, ["n", 3]))
 

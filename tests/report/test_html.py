@@ -91,6 +91,14 @@ def test_hostile_names_of_settings_and_facts_stay_text() -> None:
     assert sum(tag[0] in ("script", "img") for tag in tags) == 1
 
 
+def test_the_memory_of_the_c_program_names_the_layer_at_the_peak() -> None:
+    page = to_html(example_report())
+    assert "peak at features.1.conv" in page
+    assert "cortex-m4: 64 test images of digits" in page
+    hostile = example_row("mcu", memory_timeline=[{"layer": "<b>", "bytes": 0}])
+    assert "peak at &lt;b&gt;" in to_html(example_report(tiers=(hostile,)))
+
+
 def test_nothing_is_loaded_from_anywhere() -> None:
     html = to_html(gated())
     page = Outline(html)

@@ -17,6 +17,9 @@ from edgeopt.report.terminal import render_artifacts, to_terminal
 FIGURES = ("18.2 KB", "98.06 %", "0.56 pt", "0.0287 ms", "1.44x", "2.05 KB")
 
 
+MEMORY_COLUMNS = 3
+
+
 def gated() -> Report:
     report = example_report()
     return report.model_copy(update={"gate": tuple(check(report, report.limits))})
@@ -45,6 +48,16 @@ def test_the_terminal_report_fits_80_columns() -> None:
     assert "…" not in table
 
 
+def test_the_memory_of_the_c_program_is_drawn_with_its_peak() -> None:
+    lines = to_markdown(example_report()).splitlines()
+    (peak,) = [line for line in lines if "peak |" in line]
+    assert peak.startswith("| features.1.conv | 2,264 | " + 20 * "█")
+    (other,) = [line for line in lines if line.startswith("| features.0.conv | 1,088")]
+    assert other.count("█") == 10
+    assert "flash 17.8 KB · RAM 2.5 KB · 428 k instructions · 3 mismatches (cortex-m4:" in "\n".join(lines)
+    assert "The C program" not in to_markdown(example_report(tiers=(example_row("gpu"),)))
+
+
 def test_names_are_not_markup_on_the_terminal() -> None:
     report = example_report(name="[red]x[/]", stages=(StageRow(index=1, kind="k", title="[bold]t[/bold]"),))
     text = on_screen(Group(*to_terminal(report)))
@@ -55,13 +68,16 @@ def test_names_are_not_markup_on_the_terminal() -> None:
 def test_markdown_tables_keep_their_columns_whatever_a_name_holds() -> None:
     report = example_report(
         name="a | b\n# <script>`x`",
-        tiers=(example_row("mcu", precision="int8 | x"), example_row("gpu")),
+        tiers=(
+            example_row("mcu", precision="int8 | x", memory_timeline=[{"layer": "a | b\n`c`", "bytes": 5}]),
+            example_row("gpu"),
+        ),
         command="echo `id` | sh\n\n# new",
     )
     text = to_markdown(report)
     tables = [line for line in text.splitlines() if line.startswith("|")]
     columns = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
-    assert columns == {len(columns_of(report)) + 2}
+    assert columns == {len(columns_of(report)) + 2, MEMORY_COLUMNS + 1}
     assert "<script>" not in text.replace("\\<script\\>", "")
     assert sum(line.startswith("# ") for line in text.splitlines()) == 1
 
