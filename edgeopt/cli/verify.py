@@ -29,6 +29,8 @@ __all__ = ["verify"]
 
 KEPT = "; sizes and instructions "
 """Between what a host run rests on, and what the figures that it left as they were rest on."""
+STACK_BYTES = 1024
+"""Of a device's RAM, kept for the stack: programs here use about 250 B of it."""
 CORE_SAMPLES = 64
 """Samples that an emulated core runs unless --samples says otherwise; the host runs every test image."""
 
@@ -73,7 +75,8 @@ def verify(
             f"{board.name} runs what --target {board.target} builds", where="--device", fix="add that target"
         )
     with TerminalProgress() as progress:
-        compiled, found, source = _verify(model, targets, data, samples, seed, progress)
+        limit = None if board is None else board.ram_bytes - STACK_BYTES
+        compiled, found, source = _verify(model, targets, limit, data, samples, seed, progress)
     facts = _facts(model, compiled, found, source)
     if board is not None:
         facts["device"] = _device_facts(board, compiled, next(own for own in found if own.target == board.target))
@@ -87,9 +90,16 @@ def verify(
 
 
 def _verify(
-    path: Path, targets: list[str], data: str | None, samples: int | None, seed: int, progress: Progress
+    path: Path,
+    targets: list[str],
+    ram_limit: int | None,
+    data: str | None,
+    samples: int | None,
+    seed: int,
+    progress: Progress,
 ) -> tuple[Compiled, list[Verification], str]:
-    """The program, what each target made of it, and what it was fed."""
+    """The program (by stripes of rows, where its arena would be over the limit), what each target made of it, and what
+    it was fed."""
     from edgeopt.mcu import compile_model
     from edgeopt.mcu.reference import Reference
     from edgeopt.mcu.verify import HOST, verify
@@ -99,7 +109,7 @@ def _verify(
         raise UsageError("is no .onnx file", where=str(path), fix="write one with `edgeopt quantize --tier mcu`")
     network = read_onnx(path)
     progress.stage("write the C program")
-    compiled = compile_model(network)
+    compiled = compile_model(network, ram_limit=ram_limit)
     reference = Reference(network, compiled.program)
     inputs, source = _inputs(network, reference, data, samples, seed, progress, everything=HOST in targets)
     expected = reference.run(inputs)

@@ -12,7 +12,7 @@ from edgeopt.model.profile import Profile
 from edgeopt.tiers import Tier
 from edgeopt.units import format_bytes
 
-__all__ = ["check_tier", "heaviest", "objections"]
+__all__ = ["check_tier", "heaviest", "objections", "ram_objections"]
 
 HEAVIEST = 5
 NAMED = 5
@@ -45,14 +45,21 @@ def objections(model: Model, tier: Tier, *, size_bytes: int | None = None, profi
     ]
     if size_bytes is not None and tier.max_bytes is not None and size_bytes > tier.max_bytes:
         found.append(f"the file has {_over(size_bytes, tier.max_bytes)}; the heaviest tensors are {heaviest(model)}")
-    limit = tier.max_peak_ram_bytes
-    if profile is not None and limit is not None and profile.peak_ram_bytes > limit:
-        largest = sorted(profile.layers, key=lambda layer: -layer.output_bytes)[:HEAVIEST]
-        found.append(
-            f"activations take {_over(profile.peak_ram_bytes, limit)}, at {profile.peak_layer}; the largest are "
-            + ", ".join(f"{layer.name} {format_bytes(layer.output_bytes)}" for layer in largest)
-        )
+    if profile is not None and not (tier.c_code and precision == "int8"):  # the C program has a plan of its own
+        found += ram_objections(tier, profile)
     return found
+
+
+def ram_objections(tier: Tier, profile: Profile) -> list[str]:
+    """A sentence if whole tensors, none written over another, take more than the tier's limit."""
+    limit = tier.max_peak_ram_bytes
+    if limit is None or profile.peak_ram_bytes <= limit:
+        return []
+    largest = sorted(profile.layers, key=lambda layer: -layer.output_bytes)[:HEAVIEST]
+    return [
+        f"activations take {_over(profile.peak_ram_bytes, limit)}, at {profile.peak_layer}; the largest are "
+        + ", ".join(f"{layer.name} {format_bytes(layer.output_bytes)}" for layer in largest)
+    ]
 
 
 def heaviest(model: Model, number: int = HEAVIEST) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from edgeopt.errors import StageFailed, UsageError
 from edgeopt.model import Model
 from edgeopt.stage import Context, Stage, StageResult
+from edgeopt.tiers import Tier
 
 __all__ = ["Export"]
 
@@ -51,16 +52,28 @@ def _c_code(artifact: Model, context: Context, facts: dict[str, Any]) -> dict[st
     """
     from edgeopt.mcu import check_ram, compile_model, describe
 
+    assert context.tier is not None
     try:
-        compiled = compile_model(artifact, samples=_first_images(context))
+        limit = context.tier.max_peak_ram_bytes
+        compiled = compile_model(artifact, samples=_first_images(context), ram_limit=limit)
     except StageFailed as error:
+        _check_tensors(artifact, context.tier)
         facts["warnings"].append(str(error))
         context.progress.warn(f"no C code was written: {error}")
         return {}
-    assert context.tier is not None
     check_ram(compiled, context.tier)
     facts["c_code"] = describe(compiled)
     return compiled.files
+
+
+def _check_tensors(artifact: Model, tier: Tier) -> None:
+    """Raise StageFailed when a runtime that keeps whole tensors would be over the tier's RAM limit."""
+    from edgeopt.export.check import ram_objections
+    from edgeopt.model.profile import profile
+
+    found = ram_objections(tier, profile(artifact))
+    if found:
+        raise StageFailed(found[0], where=f"tier {tier.name}", fix="prune or shrink these layers")
 
 
 def _first_images(context: Context) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgeopt.mcu.call import Call
 from edgeopt.mcu.cores import PACKINGS, Packing
-from edgeopt.mcu.plan import Block, Plan, make_plan
+from edgeopt.mcu.plan import SHUFFLES, Block, Plan, make_plan
 from edgeopt.mcu.program import Program, Tensor
 
 __all__ = ["Arena", "plan_arena"]
@@ -20,10 +20,11 @@ class Arena:
     plans: Mapping[Packing, Plan]
 
 
-def plan_arena(program: Program, calls: Sequence[Call]) -> Arena:
+def plan_arena(program: Program, calls: Sequence[Call], *, shuffles: int = SHUFFLES) -> Arena:
     """Places for the input, every tensor but the output (which the caller has a place for), and scratch memory."""
     layers = [call.op.layer for call in calls]
-    return Arena({packing: make_plan(_blocks(program, calls, packing), layers) for packing in PACKINGS})
+    blocks = {packing: _blocks(program, calls, packing) for packing in PACKINGS}
+    return Arena({packing: make_plan(own, layers, shuffles=shuffles) for packing, own in blocks.items()})
 
 
 def _blocks(program: Program, calls: Sequence[Call], packing: Packing) -> list[Block]:

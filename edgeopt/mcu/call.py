@@ -53,6 +53,10 @@ class Call:
     """conv: name and distances that its DSP kernel is compiled for."""
     runs: int = 0
     """conv: dot products that an output is made of."""
+    parts: tuple[Call, ...] = ()
+    """Calls that this one is made of (see `lower_stripes`): theirs are the constants, `text` has all statements."""
+    inside: Mapping[Packing, Mapping[str, int]] = field(default_factory=dict)
+    """Names of places in the scratch memory and their offsets; `text` has them as `arena.bytes + AT_NAME`."""
 
 
 def literal(value: object) -> str:

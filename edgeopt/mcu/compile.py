@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -12,10 +12,13 @@ from edgeopt.errors import StageFailed
 from edgeopt.mcu.arena import Arena, plan_arena
 from edgeopt.mcu.call import Call
 from edgeopt.mcu.cores import PACKINGS, PAIRS
+from edgeopt.mcu.fit import fit
 from edgeopt.mcu.lower import lower
+from edgeopt.mcu.lower_conv import choose_alternate, join_rows
 from edgeopt.mcu.program import Program
 from edgeopt.mcu.read import read_program
 from edgeopt.mcu.reference import Reference
+from edgeopt.mcu.stripes import Striped
 from edgeopt.mcu.write import Source, write_header, write_source, write_tests
 from edgeopt.model.model import Model
 from edgeopt.tiers import Tier
@@ -39,15 +42,20 @@ class Compiled:
     """Texts by file name: NAME.c, NAME.h, NAME_test.h, NAME.mk and README."""
 
 
-def compile_model(model: Model, name: str = "model", *, samples: np.ndarray | None = None) -> Compiled:
+def compile_model(
+    model: Model, name: str = "model", *, samples: np.ndarray | None = None, ram_limit: int | None = None
+) -> Compiled:
     """C for an int8 Q/DQ model with one input and one output, batch 1.
 
-    `samples` float [count, *input shape], for the test vectors; noise over the input's range by default. Raises
-    StageFailed naming the first operator that has no kernel.
+    `samples` float [count, *input shape], for the test vectors; noise over the input's range by default. When the arena
+    would take more than `ram_limit` bytes, the first operators run by stripes of rows; it may still take more (see
+    `check_ram`). Raises StageFailed naming the first operator that has no kernel.
     """
     program = read_program(model)
-    calls = tuple(lower(op) for op in program.ops)
-    arena = plan_arena(program, calls)
+    whole = program.ops
+    program, calls, arena = _smallest(program)
+    if ram_limit is not None:
+        calls, arena = fit(program, whole, calls, ram_limit)
     source = Source(name, _title(model), program, calls, arena)
     reference = Reference(model, program)
     inputs = reference.noise(VECTORS) if samples is None else reference.quantize(samples[:VECTORS])
@@ -61,9 +69,19 @@ def compile_model(model: Model, name: str = "model", *, samples: np.ndarray | No
     return Compiled(name, program, calls, arena, texts)
 
 
+def _smallest(program: Program) -> tuple[Program, tuple[Call, ...], Arena]:
+    """The program with its kernels and its memory: rows joined, which is faster, unless that takes more memory."""
+    found = []
+    for ops in (join_rows(program.ops), program.ops):
+        chosen = replace(program, ops=choose_alternate(ops))
+        calls = tuple(lower(op) for op in chosen.ops)
+        found.append((chosen, calls, plan_arena(chosen, calls)))
+    return min(found, key=lambda choice: sum(plan.size for plan in choice[2].plans.values()))
+
+
 def check_ram(compiled: Compiled, tier: Tier) -> None:
     """Raise StageFailed when the arena is over the tier's RAM limit, naming the layers that need most."""
-    limit, plan = tier.max_peak_ram_bytes, compiled.arena.plans[PAIRS]
+    limit, plan = tier.max_peak_ram_bytes, max(compiled.arena.plans.values(), key=lambda plan: plan.size)
     if limit is None or plan.size <= limit:
         return
     heaviest = sorted(plan.steps, key=lambda step: -step.live_bytes)[:NAMED]
@@ -76,13 +94,17 @@ def check_ram(compiled: Compiled, tier: Tier) -> None:
 
 
 def describe(compiled: Compiled) -> dict[str, Any]:
-    """Facts for the report: the arena's bytes and, step by step, those in use, at most at `peak_layer`."""
+    """Facts for the report: the arena's bytes and, step by step, those in use, at most at `peak_layer`.
+
+    `recomputed_macs` come on top of `macs`: of rows that two stripes need.
+    """
     plans = compiled.arena.plans
     return {
         "arena_bytes": {packing.name: plans[packing].size for packing in PACKINGS},
         "peak_layer": plans[PAIRS].peak.layer,
         "timeline": [[step.layer, step.live_bytes] for step in plans[PAIRS].steps],
         "macs": compiled.program.macs,
+        "recomputed_macs": sum(call.op.recomputed for call in compiled.calls if isinstance(call.op, Striped)),
     }
 
 

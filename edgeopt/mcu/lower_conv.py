@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from edgeopt.mcu.call import Array, ByCore, Call, numbers
 from edgeopt.mcu.cores import HELIUM, PACKINGS, PAIRS, Packing
 from edgeopt.mcu.lower_depthwise import lower_depthwise
-from edgeopt.mcu.program import Conv
+from edgeopt.mcu.program import Conv, Image, Op
 
-__all__ = ["lower_conv", "pack"]
+__all__ = ["choose_alternate", "join_rows", "lower_conv", "pack"]
 
 
 def lower_conv(op: Conv) -> Call:
@@ -17,6 +20,37 @@ def lower_conv(op: Conv) -> Call:
     if op.depthwise:
         return lower_depthwise(op)
     return _grouped(op) if op.groups > 1 else _dense(op)
+
+
+WIDEST = 32
+"""Pixels that rows are joined up to."""
+
+
+def join_rows(ops: Sequence[Op]) -> tuple[Op, ...]:
+    """1x1 convolutions of stride 1 on fewer, wider rows, whose pixels come out even in blocks of three."""
+    return tuple(_join(op) if isinstance(op, Conv) else op for op in ops)
+
+
+def _join(op: Conv) -> Conv:
+    window, height, width = op.window, op.image.height, op.image.width
+    if (window.kernel, window.stride, window.pads, op.groups) != ((1, 1), (1, 1), (0, 0), 1) or op.image.size == 1:
+        return op
+    factors = [k for k in range(1, height + 1) if height % k == 0 and (k == 1 or width * k <= WIDEST)]
+    best = min(factors, key=lambda k: (20 * (width * k // 3) + 15 * (width * k % 3 > 0) + 3) / (width * k))
+    image = Image(height // best, width * best, op.image.channels)
+    return replace(op, image=image, made=Image(image.height, image.width, op.made.channels))
+
+
+def choose_alternate(ops: Sequence[Op]) -> tuple[Op, ...]:
+    """1x1 convolutions marked `alternate`, unless a larger one has a DSP kernel for their distance of windows anyway.
+
+    Every distance costs a kernel of more than a kilobyte; all alternate convolutions share one.
+    """
+    convs = [op for op in ops if isinstance(op, Conv) and op.groups == 1 and op.made.width > 1]
+    small = [op for op in convs if op.window.kernel == (1, 1) and op.window.pads == (0, 0)]
+    steps = {Ring(op, PAIRS).step for op in convs if op not in small}
+    wanted = {op for op in small if Ring(op, PAIRS).step not in steps}
+    return tuple(replace(op, alternate=True) if isinstance(op, Conv) and op in wanted else op for op in ops)
 
 
 def _dense(op: Conv) -> Call:
@@ -81,7 +115,7 @@ class Ring:
 
     def __init__(self, op: Conv, packing: Packing) -> None:
         window, channels = op.window, op.image.channels
-        self.pointwise = packing is PAIRS and window.kernel == (1, 1) and window.pads == (0, 0) and op.made.width > 1
+        self.pointwise = packing is PAIRS and op.alternate
         self.width = op.made.width
         dilated = window.dilation[1] > 1 and window.kernel[1] > 1
         self.runs_per_row = window.kernel[1] if dilated else 1
@@ -108,7 +142,7 @@ class Ring:
 
 
 def _instance(ring: Ring) -> tuple[str, int, int]:
-    """Name of the DSP kernel for rows of this layer, and bytes from window to window, and from four elements to four."""
+    """Name of the DSP kernel for these rows, and bytes from window to window, and from four elements to the next."""
     if ring.pointwise:
         return "blocks", 8, 24
     return ("single", 0, 8) if ring.width == 1 else (str(ring.step), 2 * ring.step, 8)

@@ -62,7 +62,8 @@ def lower_depthwise(op: Conv) -> Call:
 class Plane:
     """Sizes of a channel's plane for one packing, in elements; `weights` are bytes.
 
-    A kernel makes four or eight outputs at once; what it reads too much for that lies in the next row, or after the plane.
+    A kernel makes four or eight outputs at once; what it reads too much for that lies in the next row, or after the
+    plane.
     """
 
     def __init__(self, op: Conv, packing: Packing) -> None:
@@ -70,7 +71,7 @@ class Plane:
         height = max(window.pads[0] + image.height, (made.height - 1) * window.stride[0] + window.extent[0])
         columns = max(window.pads[1] + image.width, (made.width - 1) * window.stride[1] + window.extent[1])
         self.row = _multiple(columns, 2)
-        self.weights = 8 * window.kernel[0]
+        self.weights = 24 * window.kernel[0]  # DSP: up to six words for each row of the window
         slack = 8 * window.stride[1] + 8
         self.strips = packing is HELIUM and _in_tiles(op)
         if self.strips:
@@ -87,8 +88,9 @@ def _kernel(op: Conv) -> str:
     window = op.window
     if not _in_tiles(op):
         return "depthwise_any"
-    small = tiles(op) == (1, 1) and window.kernel[1] <= 3
-    return f"depthwise_{'three' if small else 'wide'}_{window.stride[1]}"
+    if tiles(op) == (1, 1) and window.kernel[1] <= 3:
+        return f"depthwise_three_{window.stride[1]}"
+    return f"depthwise_{'five' if window.kernel[1] <= 5 else 'wide'}_{window.stride[1]}"
 
 
 def tiles(op: Conv) -> tuple[int, int]:
@@ -106,9 +108,7 @@ def _in_tiles(op: Conv) -> bool:
 def _fits(op: Conv) -> bool:
     """Whether every output pixel has an input pixel whose place it can take."""
     return (
-        op.made.channels == op.image.channels
-        and op.made.height <= op.image.height
-        and op.made.width <= op.image.width
+        op.made.channels == op.image.channels and op.made.height <= op.image.height and op.made.width <= op.image.width
     )
 
 

@@ -16,7 +16,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Block", "Plan", "Step", "make_plan"]
+__all__ = ["SHUFFLES", "Block", "Plan", "Step", "make_plan"]
 
 ALIGNMENT = 8
 SHUFFLES = 300
@@ -62,7 +62,7 @@ class Plan:
         return max(self.steps, key=lambda step: step.live_bytes)
 
 
-def make_plan(blocks: Sequence[Block], layers: Sequence[str]) -> Plan:
+def make_plan(blocks: Sequence[Block], layers: Sequence[str], *, shuffles: int = SHUFFLES) -> Plan:
     """Offsets such that the arena is small; the same blocks give the same plan. `layers` names the steps."""
     orders = [
         sorted(blocks, key=lambda block: (-block.size, block.first)),
@@ -72,7 +72,7 @@ def make_plan(blocks: Sequence[Block], layers: Sequence[str]) -> Plan:
     best: dict[str, int] = {}
     least = -1
     shuffled = random.Random(0)  # noqa: S311 - not for secrets
-    for number in range(SHUFFLES):
+    for number in range(max(shuffles, len(orders))):
         order = list(orders[number % len(orders)])
         if number >= len(orders):
             _disturb(order, shuffled)

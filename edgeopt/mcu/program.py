@@ -106,6 +106,8 @@ class Conv(Op):
     weights: np.ndarray
     bias: np.ndarray
     scale: np.ndarray
+    alternate: bool = False
+    """A 1x1 convolution in blocks of three pixels whose elements lie alternately (see `lower_conv`)."""
 
     @property
     def macs(self) -> int:

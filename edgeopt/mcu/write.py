@@ -10,8 +10,8 @@ import numpy as np
 
 from edgeopt.mcu.arena import Arena
 from edgeopt.mcu.call import Array, ByCore, Call, literal, numbers
-from edgeopt.mcu.cores import HELIUM, PACKINGS, PAIRS
-from edgeopt.mcu.program import Program, Tensor
+from edgeopt.mcu.cores import HELIUM, PAIRS, Packing
+from edgeopt.mcu.program import Conv, Program, Tensor
 from edgeopt.mcu.strides import DEPTH
 
 __all__ = ["Source", "write_header", "write_source", "write_tests"]
@@ -33,13 +33,14 @@ class Source:
 
 def write_source(source: Source) -> str:
     """`NAME.c`: kernels that the model needs, its constants, and `NAME_run`."""
+    calls = [own for call in source.calls for own in (call, *call.parts)]
     parts = [
         f'/* {source.title}: see {source.name}.h. Generated; do not edit. */\n\n#include "{source.name}.h"\n\n'
         "#include <stddef.h>\n#include <string.h>\n",
-        _kernels(source.calls),
+        _kernels(calls),
         "/* ---- the model " + "-" * 100 + " */\n",
         _by_core_macro(),
-        *(_constants(call) for call in source.calls),
+        *(_constants(call) for call in calls),
         _arena(source),
         _run(source),
     ]
@@ -92,6 +93,8 @@ def _kernels(calls: Sequence[Call]) -> str:
     texts = [(KERNELS / "core.c").read_text()]
     if "conv" in needed:
         texts.append(f"#define CONV_MAX_RUNS {max(call.runs for call in calls)}\n")
+        if any(isinstance(call.op, Conv) and call.op.alternate for call in calls):
+            texts.append("#define CONV_ALTERNATE 1 /* some rows are in blocks of three pixels */\n")
     if "move" in needed:
         texts.append(f"#define MOVE_DEPTH {DEPTH}\n")
     texts += [(KERNELS / f"{kernel}.c").read_text() for kernel in needed]
@@ -144,19 +147,25 @@ def _field(value: object) -> str:
 
 def _arena(source: Source) -> str:
     """Offsets of the tensors. They differ between packings, whose scratch memory does."""
-    plans = [source.arena.plans[packing] for packing in PACKINGS]
-    names = list(plans[0].offsets)
-    width = max(map(len, names), default=0) + 3
-    lines = [
-        f"#define {'AT_' + name.upper():<{width}} BY_CORE({plans[0].offsets[name]}, {plans[1].offsets[name]})\n"
-        for name in names
-    ]
+    pairs, helium = (_offsets(source, packing) for packing in (PAIRS, HELIUM))
+    width = max(map(len, pairs), default=0) + 3
+    lines = [f"#define {'AT_' + name.upper():<{width}} BY_CORE({pairs[name]}, {helium[name]})\n" for name in pairs]
     return (
         "/* Where each tensor lies in the arena while it is needed; an output may lie over its input. */\n"
         + "".join(lines)
         + "\nstatic union {\n    int64_t alignment;\n"
         + f"    int8_t bytes[{source.name.upper()}_ARENA_BYTES];\n}} arena;\n"
     )
+
+
+def _offsets(source: Source, packing: Packing) -> dict[str, int]:
+    """Those of the plan, and of what has a place in a call's scratch memory."""
+    found = dict(source.arena.plans[packing].offsets)
+    for call in source.calls:
+        if call.inside:
+            begin = found[f"{call.op.output.name}_scratch"]
+            found |= {name: begin + offset for name, offset in call.inside[packing].items()}
+    return found
 
 
 def _run(source: Source) -> str:
@@ -166,7 +175,7 @@ def _run(source: Source) -> str:
         places = [_place(tensor, program) for tensor in call.op.inputs]
         scratch = f"arena.bytes + AT_{call.op.output.name.upper()}_SCRATCH"
         statement = call.text.format(*places, out=_place(call.op.output, program), scratch=scratch)
-        lines.append(f"    {statement};\n")
+        lines.append(f"    {statement}{'' if statement.endswith(('}', ';')) else ';'}\n")
     if not source.calls:
         lines.append(f"    memcpy(output, input, {program.output.size});\n")
     place = f"arena.bytes + AT_{program.input.name.upper()}" if source.calls else "arena.bytes"

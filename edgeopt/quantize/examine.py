@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeopt.model.model import Model
-from edgeopt.model.runtime import open_session, run
-from edgeopt.quantize.build import Builder
-from edgeopt.quantize.samples import Samples
-from edgeopt.quantize.sensitivity import Sensitivity, Tally, rank
+from edgeopt.quantize.nearness import output_sqnr_db
+from edgeopt.quantize.sensitivity import Sensitivity, rank
 from edgeopt.quantize.stage import Quantize
 from edgeopt.stage import Context
 from edgeopt.tiers import load_tier
@@ -35,12 +33,6 @@ def examine(model: Model, settings: Quantize, context: Context, *, count: int) -
     builder, samples, _ = settings.learn(model, context.tier or load_tier("any"), context)
     layers = rank(builder, samples, context, count=count)
     few = samples.take(count)
-    return Examination(layers, len(few), _whole(builder, few))
-
-
-def _whole(builder: Builder, samples: Samples) -> float:
-    exact, integer = open_session(builder.model), open_session(builder.build().model)
-    tally = Tally()
-    for feeds in samples.batches(1):
-        tally.add(run(exact, feeds)[0], run(integer, feeds)[0])
-    return tally.decibels
+    return Examination(
+        layers, len(few), output_sqnr_db(builder.model, builder.build().model, samples=few, tier=builder.tier)[0]
+    )

@@ -33,6 +33,13 @@ class Samples:
         """The first `count` of them (all, where there are fewer)."""
         return replace(self, split=self.split.take(np.arange(min(count, len(self)))))
 
+    def split_off(self, count: int) -> tuple[Samples, Samples]:
+        """All but the last `count`, and those; where there are too few to spare that many, all of them both times."""
+        if len(self) < 2 * count:
+            return self, self
+        last = replace(self, split=self.split.take(np.arange(len(self) - count, len(self))))
+        return self.take(len(self) - count), last
+
 
 def samples_of(model: Model, split: Split, count: int, seed: int) -> Samples:
     """At most `count` samples of `split` for `model`, chosen by `seed`, balanced over the classes.

@@ -27,6 +27,7 @@ from edgeopt.quantize.eligible import find_excluded
 from edgeopt.quantize.equalize import CrossLayer
 from edgeopt.quantize.histogram import Histogram
 from edgeopt.quantize.memory import peak_rss_bytes, plan_memory
+from edgeopt.quantize.nearness import output_sqnr_db
 from edgeopt.quantize.observe import observe
 from edgeopt.quantize.pack import pack_weights
 from edgeopt.quantize.prepare import prepare
@@ -52,6 +53,8 @@ Refinement = Annotated[BiasCorrection | Reconstruct, Field(discriminator="kind")
 """Q/DQ graph -> the same with better constants: `refine(model, built, samples, context) -> StageResult`."""
 
 PRESET_HELP = "; ".join(f"{name}: {preset.description}" for name, preset in PRESETS.items())
+JUDGED = 32
+"""Samples that a refinement does not see; it is kept if the outputs on them are nearer to the float model's."""
 PACKED_SHARE = 0.35
 """Of the float file's bytes: float layers are stored in fewer bytes until the file is that small."""
 
@@ -180,9 +183,12 @@ class Quantize(Stage):
         facts |= _describe(built)
         if builder.tier.measured_here and self.speed != "measured":
             facts["may_be_faster"] = "quantize with `speed: measured`"
+        fitted_on, judged_on = samples.split_off(JUDGED)
         for refinement in self.refinements:
-            result = refinement.refine(builder.model, built, samples, context)
-            built, facts[refinement.kind] = built.with_model(result.model), result.facts
+            result = refinement.refine(builder.model, built, fitted_on, context)
+            before, after = output_sqnr_db(builder.model, built.model, result.model, samples=judged_on, tier=tier)
+            facts[refinement.kind] = result.facts | {"kept": after > before, "gain_db": round(after - before, 2)}
+            built = built.with_model(result.model) if after > before else built
         if self.qat is not None:
             result = self.qat.train(builder.model, built, context)
             built, facts["qat"] = built.with_model(result.model), result.facts

@@ -52,6 +52,13 @@ def test_operators_without_a_kernel_are_named(qdq_net, tier):
     assert objections(qdq_net(), narrow) == ["operators without an integer kernel: Relu (relu)"]
 
 
+def test_the_ram_of_c_code_is_left_to_its_own_plan(qdq_net, tier):
+    model = qdq_net()
+    for c_code, count in ((True, 0), (False, 1)):
+        asked = tier(integer_only=True, c_code=c_code, max_peak_ram_bytes=10)
+        assert len(objections(model, asked, profile=profile(model))) == count
+
+
 def test_a_second_dynamic_dim_is_named(build, tier):
     model = build([helper.make_node("Relu", ["x"], ["y"])], ["n", 3, "height", 8], {})
     assert objections(model, tier(dynamic_batch=False)) == ["input 'x' has a dynamic dim (height) besides the batch"]

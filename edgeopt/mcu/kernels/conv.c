@@ -7,7 +7,7 @@
    Weights are packed for the core:
      pairs of channels   [channels / 2][k][2]            DSP and plain C; the ring holds int16
      fours of channels   [channels / 4][k / 16][4][16]   Helium; the ring holds int8
-   where k counts through the runs, padded with zero weights to a multiple of 4 for each run, or of 16 for all together. */
+   where k counts through the runs. Zero weights pad each run to a multiple of 4, or all of them together to one of 16. */
 
 #if defined(KERNELS_HELIUM)
 typedef int8_t row_t;
@@ -72,9 +72,9 @@ INLINE void fill(row_t *to, row_t value, int32_t count)
 #endif
 }
 
-#if !defined(KERNELS_HELIUM)
-/* The pixels of image row `y` that a 1x1 convolution reads. For DSP they are in blocks of three, four elements of each in
-   turn, so that neighbours are 4 elements apart in every layer. */
+#if defined(CONV_ALTERNATE) && !defined(KERNELS_HELIUM)
+/* The pixels of image row `y` that a 1x1 convolution reads. For DSP they are in blocks of three, four elements of each
+   in turn, so that neighbours are 4 elements apart in every layer. */
 static void conv_load_pointwise(const conv_t *layer, const int8_t *input, int32_t y, row_t *to)
 {
     const int32_t channels = layer->in_channels, run = layer->run;
@@ -98,7 +98,7 @@ static void conv_load_pointwise(const conv_t *layer, const int8_t *input, int32_
 static void conv_load(const conv_t *layer, const int8_t *input, int32_t y, row_t *to)
 {
     const int32_t width = layer->in_width, channels = layer->in_channels, pixel = layer->pixel;
-#if !defined(KERNELS_HELIUM)
+#if defined(CONV_ALTERNATE) && !defined(KERNELS_HELIUM)
     if (layer->pointwise) {
         conv_load_pointwise(layer, input, y, to);
         return;

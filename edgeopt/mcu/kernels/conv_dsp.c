@@ -2,12 +2,12 @@
 
 /* Dot products of 3 or 2 neighbouring windows with two channels, four elements of each a step.
 
-   A word of weights is [a0 b0 a1 b1], a and b the two channels: SXTB16 makes of it the pairs (a0, a1) and, rotated, (b0, b1),
-   and SMLAD multiplies a pair of weights with a pair of data and adds both products. For 3 x 2 outputs that is 20
+   A word of weights is [a0 b0 a1 b1], a and b the two channels: SXTB16 makes of it the pairs (a0, a1) and, rotated,
+   (b0, b1), and SMLAD multiplies a pair of weights with a pair of data and adds both products. For 3 x 2 outputs that is 20
    instructions for 24 multiplications. All 14 registers are taken; what is needed once a run waits in memory.
 
-   Every instruction of a step is 4 bytes long. Four steps make a round, and a run that is not whole rounds enters the first one
-   so many bytes after its beginning. */
+   Every instruction of a step is 4 bytes long. Four steps make a round, and a run that is not whole rounds enters the
+   first one so many bytes after its beginning. */
 
 typedef struct {
     const row_t *const *next, *const *last; /* runs */
@@ -37,6 +37,13 @@ typedef struct {
     "ldr %[d1], %[skip]\n\t add pc, %[d1]\n\t nop\n\t" /* pc is 4 bytes ahead: after the nop */                        \
     "2:\n\t" step step step step "ldr %[d0], %[end]\n\t cmp %[p], %[d0]\n\t blo 2b\n\t"                                \
     "ldr %[d0], %[next]\n\t ldr %[d1], %[last]\n\t cmp %[d0], %[d1]\n\t bne 1b"
+#define ONE_RUN(step)                                                                                                  \
+    "ldr %[d1], %[skip]\n\t add pc, %[d1]\n\t nop\n\t"                                                                 \
+    "2:\n\t" step step step step "ldr %[d0], %[end]\n\t cmp %[p], %[d0]\n\t blo 2b"
+#define RUN_OUT                                                                                                        \
+    [p] "+&r"(p), [w] "+&r"(w), [w0] "=&r"(w0), [w1] "=&r"(w1), [a] "=&r"(a), [b] "=&r"(b), [d0] "=&r"(d0),            \
+        [d1] "=&r"(d1)
+#define RUN_IN [end] "m"(walk.end), [skip] "m"(walk.skip)
 #define WALK_OUT                                                                                                       \
     [p] "=&r"(p), [w] "+&r"(w), [w0] "=&r"(w0), [w1] "=&r"(w1), [a] "=&r"(a), [b] "=&r"(b), [d0] "=&r"(d0),            \
         [d1] "=&r"(d1), [next] "+m"(walk.next), [end] "=m"(walk.end)
@@ -45,14 +52,23 @@ typedef struct {
 /* The results of one window; a layer's last channel may be without a second one, and is written twice then. */
 INLINE void conv_pair(int8_t *output, int32_t a, int32_t b, float scale_a, float scale_b, int32_t zero, int32_t second)
 {
-    output[second] = saturate(nearest_scaled(b, scale_b) + zero);
-    output[0] = saturate(nearest_scaled(a, scale_a) + zero);
+#if defined(SOFT_FLOAT)
+    a = nearest_scaled(a, scale_a), b = nearest_scaled(b, scale_b);
+#else /* a pair of registers goes to the FPU, and back, in one instruction */
+    __asm("vmov s14, s15, %[a], %[b]\n\t vcvt.f32.s32 s14, s14\n\t vcvt.f32.s32 s15, s15\n\t"
+          "vmul.f32 s14, s14, %[scale_a]\n\t vmul.f32 s15, s15, %[scale_b]\n\t"
+          "vcvtr.s32.f32 s14, s14\n\t vcvtr.s32.f32 s15, s15\n\t vmov %[a], %[b], s14, s15"
+          : [a] "+r"(a), [b] "+r"(b) : [scale_a] "t"(scale_a), [scale_b] "t"(scale_b) : "s14", "s15");
+#endif
+    output[second] = saturate(b + zero);
+    output[0] = saturate(a + zero);
 }
 
 /* One window with two channels: the end of a row, and layers whose windows are too far apart. */
 NOINLINE void conv_single(const conv_t *layer, const row_t *const *runs, int8_t *output, int32_t channel, int32_t at)
 {
-    const int32_t count = layer->kernel_height * layer->runs_per_row, length = layer->run, second = channel + 1 < layer->out_channels;
+    const int32_t count = layer->kernel_height * layer->runs_per_row, length = layer->run;
+    const int32_t second = channel + 1 < layer->out_channels;
     const int8_t *w = layer->weights + channel * count * length;
     int32_t a0 = layer->bias[channel], b0 = layer->bias[channel + 1];
     for (int32_t r = 0; r < count; r++) {
@@ -67,8 +83,8 @@ NOINLINE void conv_single(const conv_t *layer, const row_t *const *runs, int8_t 
     conv_pair(output, a0, b0, layer->scale[channel], layer->scale[channel + 1], layer->out_zero, second);
 }
 
-/* One row of outputs. `step` is the distance of windows in bytes, `advance` that of four elements from the next four: 8, or 24
-   in blocks of three. They are known to the compiler because they are part of instructions. */
+/* One row of outputs. `step` is the distance of windows in bytes, `advance` that of four elements from the next four:
+   8, or 24 in blocks of three. They are known to the compiler because they are part of instructions. */
 INLINE void conv_row_dsp(
     const conv_t *layer, const row_t *const *runs, int8_t *output, const int32_t step, const int32_t advance)
 {
@@ -79,6 +95,7 @@ INLINE void conv_row_dsp(
     walk_t walk;
     walk.last = runs + count;
     walk.length = layer->run / 4 * advance;
+    const int32_t reach = walk.length >> 1;
     for (int32_t c = 0; c < channels; c += 2, weights += 2 * count * layer->run) {
         const int32_t bias_a = layer->bias[c], bias_b = layer->bias[c + 1], second = c + 1 < channels;
         const float scale_a = layer->scale[c], scale_b = layer->scale[c + 1];
@@ -86,14 +103,24 @@ INLINE void conv_row_dsp(
         int32_t left = width;
         walk.at = 0;
         while (left > !blocks && step > 0 && step <= 1020) {
-            const row_t *p;
+            const row_t *p = runs[0] + (walk.at >> 1);
             const int8_t *w = weights;
             uint32_t w0, w1, a, b, d0, d1;
             int32_t a0 = bias_a, a1 = bias_a, a2 = bias_a, b0 = bias_b, b1 = bias_b, b2 = bias_b;
-            walk.next = runs;
+            if (blocks)
+                walk.end = p + reach;
+            else
+                walk.next = runs;
             if (step <= 510 && left > 2 && (blocks || left != 4)) {
                 walk.skip = missing * BYTES_3;
-                __asm volatile(ALL_RUNS(STEP_3)
+                if (blocks)
+                    __asm volatile(ONE_RUN(STEP_3)
+                                   : [a0] "+&r"(a0), [b0] "+&r"(b0), [a1] "+&r"(a1), [b1] "+&r"(b1), [a2] "+&r"(a2),
+                                     [b2] "+&r"(b2), RUN_OUT
+                                   : [step] "i"(step <= 510 ? step : 0), [advance] "i"(advance), RUN_IN
+                                   : "cc", "memory");
+                else
+                    __asm volatile(ALL_RUNS(STEP_3)
                                : [a0] "+&r"(a0), [b0] "+&r"(b0), [a1] "+&r"(a1), [b1] "+&r"(b1), [a2] "+&r"(a2),
                                  [b2] "+&r"(b2), WALK_OUT
                                : [step] "i"(step <= 510 ? step : 0), [advance] "i"(advance), WALK_IN
@@ -108,7 +135,13 @@ INLINE void conv_row_dsp(
                 left -= 3;
             } else {
                 walk.skip = missing * BYTES_2;
-                __asm volatile(ALL_RUNS(STEP_2)
+                if (blocks)
+                    __asm volatile(ONE_RUN(STEP_2)
+                                   : [a0] "+&r"(a0), [b0] "+&r"(b0), [a1] "+&r"(a1), [b1] "+&r"(b1), RUN_OUT
+                                   : [step] "i"(step <= 1020 ? step : 0), [advance] "i"(advance), RUN_IN
+                                   : "cc", "memory");
+                else
+                    __asm volatile(ALL_RUNS(STEP_2)
                                : [a0] "+&r"(a0), [b0] "+&r"(b0), [a1] "+&r"(a1), [b1] "+&r"(b1), WALK_OUT
                                : [step] "i"(step <= 1020 ? step : 0), [advance] "i"(advance), WALK_IN
                                : "cc", "memory");
@@ -131,7 +164,7 @@ INLINE void conv_row_dsp(
     static void conv_row_##name(const conv_t *layer, const row_t *const *runs, int8_t *output, row_t *window)          \
     {                                                                                                                  \
         (void)window;                                                                                                  \
-        conv_row_dsp(layer, runs, output, step, advance);                                                                \
+        conv_row_dsp(layer, runs, output, step, advance);                                                              \
     }
 
 #endif

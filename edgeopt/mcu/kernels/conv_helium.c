@@ -1,7 +1,8 @@
 #if defined(KERNELS_HELIUM)
 
 /* Copies the windows of two neighbouring pixels, run by run, to where each is one piece. */
-INLINE void conv_collect(const row_t *const *runs, int32_t count, int32_t run, int32_t at, int32_t distance, row_t *first, row_t *second)
+INLINE void conv_collect(
+    const row_t *const *runs, int32_t count, int32_t run, int32_t at, int32_t distance, row_t *first, row_t *second)
 {
     const int32_t vectors = (run + 15) >> 4, excess = -run & 15; /* the next run, or slack, takes what is too much */
     for (; count > 0; count--, first -= excess, second -= excess) {
@@ -15,10 +16,10 @@ INLINE void conv_collect(const row_t *const *runs, int32_t count, int32_t run, i
     }
 }
 
-/* One row of outputs: two windows with four channels at a time, 16 elements of each a step, which is 14 instructions for 128
-   multiplications. It is written out because the sums have to sit in the eight even registers, so that the compiler would
-   spill them. Every instruction of a step is 4 bytes long; four steps make a round, and what is not whole rounds enters the
-   first one so many bytes after its beginning. Where the width is odd, the last pixel is computed twice. */
+/* One row of outputs: two windows with four channels at a time, 16 elements of each a step, which is 14 instructions for
+   128 multiplications. It is written out because the sums have to sit in the eight even registers, so that the compiler
+   would spill them. Every instruction of a step is 4 bytes long; four steps make a round, and what is not whole rounds
+   enters the first one so many bytes after its beginning. Where the width is odd, the last pixel is computed twice. */
 #define STEP                                                                                                           \
     "vldrb.8 q0, [%[p]], #16\n\t vldrb.8 q2, [%[w]], #16\n\t vmladava.s8 %[a0], q0, q2\n\t"                            \
     "vldrb.8 q1, [%[q]], #16\n\t vmladava.s8 %[b0], q1, q2\n\t vldrb.8 q3, [%[w]], #16\n\t"                            \
@@ -31,7 +32,8 @@ static void conv_row(const conv_t *layer, const row_t *const *runs, int8_t *outp
 {
     const int32_t channels = layer->out_channels, zero = layer->out_zero, size = layer->window, step = layer->step;
     const int32_t count = layer->kernel_height * layer->runs_per_row, run = layer->run;
-    const int32_t skip = (-size / 16 & 3) * STEP_BYTES, scales = (int32_t)((uintptr_t)layer->scale - (uintptr_t)layer->bias);
+    const int32_t skip = (-size / 16 & 3) * STEP_BYTES;
+    const int32_t scales = (int32_t)((uintptr_t)layer->scale - (uintptr_t)layer->bias);
     for (int32_t left = layer->out_width, at = 0; left > 0; left -= 2, at += 2 * step) {
         const int32_t distance = left > 1 ? step : 0, other = left > 1 ? channels : 0;
         const row_t *const first = count == 1 ? runs[0] + at : window;
@@ -58,11 +60,11 @@ static void conv_row(const conv_t *layer, const row_t *const *runs, int8_t *outp
             "vpstt\n\t vstrbt.32 q1, [%[p]]\n\t vstrbt.32 q0, [%[out]], #4\n\t"
             "subs %[t], #4\n\t str %[t], %[missing]\n\t bgt 1b"
             : [a0] "=&Te"(a0), [a1] "=&Te"(a1), [a2] "=&Te"(a2), [a3] "=&Te"(a3), [b0] "=&Te"(b0), [b1] "=&Te"(b1),
-              [b2] "=&Te"(b2), [b3] "=&Te"(b3), [p] "=&r"(p), [q] "=&r"(q), [t] "=&r"(t), [w] "+&r"(w), [bias] "+&r"(bias),
-              [out] "+&r"(output), [missing] "+m"(missing)
+              [b2] "=&Te"(b2), [b3] "=&Te"(b3), [p] "=&r"(p), [q] "=&r"(q), [t] "=&r"(t), [w] "+&r"(w),
+              [bias] "+&r"(bias), [out] "+&r"(output), [missing] "+m"(missing)
             : [first] "m"(first), [second] "m"(second), [end] "m"(end), [skip] "m"(skip), [scales] "m"(scales),
               [zero] "m"(zero), [other] "m"(other)
-            : "q0", "q1", "q2", "q3", "cc", "memory");
+            : "q0", "q1", "q2", "q3", "p0", "cc", "memory");
         output += other - (-channels & 3);
     }
 }

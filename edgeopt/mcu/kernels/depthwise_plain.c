@@ -20,6 +20,8 @@ SOME_MODELS void depthwise_any(const depthwise_t *layer, plane_t *plane, int32_t
 #if !defined(KERNELS_DSP) && !defined(KERNELS_HELIUM)
 #define depthwise_three_1 depthwise_any
 #define depthwise_three_2 depthwise_any
+#define depthwise_five_1 depthwise_any
+#define depthwise_five_2 depthwise_any
 #endif
 #if !defined(KERNELS_HELIUM)
 #define depthwise_wide_1 depthwise_any

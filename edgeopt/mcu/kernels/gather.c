@@ -1,4 +1,4 @@
-/* ---- gather: elements from anywhere ------------------------------------------------------------------------------------- */
+/* ---- gather: elements from anywhere ----------------------------------------------------------------------------- */
 
 NOINLINE void gather(const int32_t *from, const int8_t *input, int8_t *output, int32_t size, int8_t fill)
 {

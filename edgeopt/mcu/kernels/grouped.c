@@ -1,4 +1,4 @@
-/* ---- grouped: convolutions in groups, depthwise ones among them, straight from the image --------------------------- */
+/* ---- grouped: convolutions in groups, depthwise ones among them, straight from the image ------------------------ */
 
 typedef struct {
     const int8_t *weights; /* [out channels][kernel height][kernel width][in channels / groups] */

@@ -1,4 +1,4 @@
-/* ---- mean: the average of a whole image, for each channel ------------------------------------------------------------- */
+/* ---- mean: the average of a whole image, for each channel ------------------------------------------------------- */
 
 typedef struct {
     float scale; /* input / (pixels * output) */
@@ -18,7 +18,10 @@ NOINLINE void mean(const mean_t *layer, const int8_t *input, int8_t *output)
     for (; c + 4 <= channels; c += 4) {
         const int8_t *data = input + c;
         int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-        for (int32_t i = 0; i < pixels; i++, data += channels) s0 += data[0], s1 += data[1], s2 += data[2], s3 += data[3];
+        for (int32_t i = 0; i < pixels; i++, data += channels) {
+            s0 += data[0], s1 += data[1];
+            s2 += data[2], s3 += data[3];
+        }
         *output++ = mean_result(layer, s0);
         *output++ = mean_result(layer, s1);
         *output++ = mean_result(layer, s2);

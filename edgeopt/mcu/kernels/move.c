@@ -1,4 +1,4 @@
-/* ---- move: elements from nested strides to nested strides; what is not written holds `fill` ---------------------------- */
+/* ---- move: elements from nested strides to nested strides; what is not written holds `fill` --------------------- */
 
 typedef struct {
     int32_t size, first_to, first_from;

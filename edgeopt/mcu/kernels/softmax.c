@@ -1,4 +1,4 @@
-/* ---- softmax: over each row ----------------------------------------------------------------------------------------------
+/* ---- softmax: over each row ----------------------------------------------------------------------------------------
 
    exponentials[255 + q - max] is the numerator of q. Sums and quotients are float32, in the order of the row. */
 

@@ -1,4 +1,4 @@
-/* ---- table: a function of one variable, for each of its 256 values --------------------------------------------------- */
+/* ---- table: a function of one variable, for each of its 256 values ---------------------------------------------- */
 
 NOINLINE void table(const int8_t *values, const int8_t *input, int8_t *output, int32_t size)
 {
