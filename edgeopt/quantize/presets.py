@@ -26,12 +26,13 @@ class Preset:
 PRESETS: Mapping[PresetName, Preset] = {
     "fast": Preset(
         "one pass over the samples: ranges and weight scales by least squared error (mobilenet_v2, 256 images: 4 s)",
-        {"calibrator": RANGES, "weight_scale": {"kind": "mse"}, "transforms": [], "refinements": []},
+        {"calibrator": RANGES, "rivals": [], "weight_scale": {"kind": "mse"}, "transforms": [], "refinements": []},
     ),
     "balanced": Preset(
         "fast, and uneven channels evened out, biases and weight scales corrected on up to 64 images (8 s)",
         {
             "calibrator": RANGES,
+            "rivals": [{"kind": "minmax"}],
             "weight_scale": {"kind": "mse"},
             "transforms": [{"kind": "cross_layer"}, {"kind": "smooth_quant"}],
             "refinements": [{"kind": "bias_correction"}],
@@ -41,6 +42,7 @@ PRESETS: Mapping[PresetName, Preset] = {
         "balanced, with weights and biases fitted layer by layer to what quantized inputs need (minutes)",
         {
             "calibrator": RANGES,
+            "rivals": [{"kind": "minmax"}],
             "weight_scale": {"kind": "mse"},
             "transforms": [{"kind": "cross_layer"}, {"kind": "smooth_quant"}],
             "refinements": [{"kind": "reconstruct"}],
@@ -52,8 +54,10 @@ PRESETS: Mapping[PresetName, Preset] = {
 def fill_preset(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with what their `preset` ("balanced" unless given) sets and they do not; given fields win whole.
 
-    An unknown preset is left for validation to refuse.
+    A calibrator that was given has no rivals unless they were given too. An unknown preset is left for validation to
+    refuse.
     """
     name = settings.get("preset", DEFAULT)
     chosen = PRESETS[name].settings if name in get_args(PresetName) else {}
-    return {**chosen, **settings}
+    rivals: dict[str, Any] = {"rivals": []} if "calibrator" in settings else {}
+    return {**chosen, **rivals, **settings}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -54,7 +55,7 @@ Refinement = Annotated[BiasCorrection | Reconstruct, Field(discriminator="kind")
 
 PRESET_HELP = "; ".join(f"{name}: {preset.description}" for name, preset in PRESETS.items())
 JUDGED = 32
-"""Samples that a refinement does not see; it is kept if the outputs on them are nearer to the float model's."""
+"""Samples that no refinement sees: what brings the outputs on them nearer to the float model's is kept."""
 PACKED_SHARE = 0.35
 """Of the float file's bytes: float layers are stored in fewer bytes until the file is that small."""
 
@@ -75,6 +76,9 @@ class Quantize(Stage):
         "data; float: only the weights of large matrices are int8",
     )
     calibrator: Calibrator = Field(Mse(), description="how the range of an activation is chosen")
+    rivals: tuple[Calibrator, ...] = Field(
+        (), description="calibrators tried beside it: the one with outputs nearest to float is taken"
+    )
     weight_scale: WeightScale = Field(MseScale(), description="how the scale of a weight is chosen")
     transforms: tuple[Transform, ...] = Field((), description="changes of the float graph, which stays equal")
     refinements: tuple[Refinement, ...] = Field((), description="changes of the integer graph's constants, in order")
@@ -143,7 +147,7 @@ class Quantize(Stage):
     ) -> tuple[dict[str, Histogram], dict[str, Any]]:
         """Tensor -> what it holds, and how that was seen."""
         started = time.perf_counter()
-        tensors, counts = wanted_tensors(model, tier), self.calibrator.needs_counts
+        tensors, counts = wanted_tensors(model, tier), any(c.needs_counts for c in (self.calibrator, *self.rivals))
         providers = choose_providers(self.device, context.progress)
         memory = plan_memory(
             model,
@@ -177,13 +181,13 @@ class Quantize(Stage):
         builder, samples, facts = self.learn(model, tier, context)
         slow = self._find_slow(builder, samples, context, facts)
         budget = self._meet_budget(builder.leaving(slow), samples, context, facts)
-        built = builder.build(slow | budget)
+        fitted_on, judged_on = samples.split_off(JUDGED)
+        built = self._choose_ranges(builder.leaving(slow | budget), judged_on, facts)
         if not built.plan.weights:
             context.progress.warn(_nothing_in_integers(slow))
         facts |= _describe(built)
         if builder.tier.measured_here and self.speed != "measured":
             facts["may_be_faster"] = "quantize with `speed: measured`"
-        fitted_on, judged_on = samples.split_off(JUDGED)
         for refinement in self.refinements:
             result = refinement.refine(builder.model, built, fitted_on, context)
             before, after = output_sqnr_db(builder.model, built.model, result.model, samples=judged_on, tier=tier)
@@ -193,6 +197,20 @@ class Quantize(Stage):
             result = self.qat.train(builder.model, built, context)
             built, facts["qat"] = built.with_model(result.model), result.facts
         return StageResult(_finish(built, tier, slow - budget, round(PACKED_SHARE * model.size_bytes), facts), facts)
+
+    def _choose_ranges(self, builder: Builder, samples: Samples, facts: dict[str, Any]) -> Built:
+        """The Q/DQ model by the calibrator, or by the one of its rivals whose outputs are nearer to float."""
+        if not self.rivals:
+            return builder.build()
+        choices = [replace(builder, calibrator=calibrator) for calibrator in (self.calibrator, *self.rivals)]
+        models = [choice.build() for choice in choices]
+        found = output_sqnr_db(builder.model, *(built.model for built in models), samples=samples, tier=builder.tier)
+        best = int(np.argmax(found))
+        facts["calibrator"] = choices[best].calibrator.model_dump()
+        facts["calibrators_sqnr_db"] = {
+            choice.calibrator.kind: round(decibels, 2) for choice, decibels in zip(choices, found, strict=True)
+        }
+        return models[best]
 
     def _find_slow(self, builder: Builder, samples: Samples, context: Context, facts: dict[str, Any]) -> frozenset[str]:
         """Nodes that are faster in float, on a tier that runs here."""

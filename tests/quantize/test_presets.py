@@ -21,7 +21,7 @@ def test_every_name_has_a_preset_that_says_what_it_costs() -> None:
 
 @pytest.mark.parametrize("name", get_args(PresetName))
 def test_every_preset_sets_the_same_fields(name: PresetName) -> None:
-    assert set(PRESETS[name].settings) == {"calibrator", "weight_scale", "transforms", "refinements"}
+    assert set(PRESETS[name].settings) == {"calibrator", "rivals", "weight_scale", "transforms", "refinements"}
 
 
 def test_given_fields_win() -> None:

@@ -14,6 +14,10 @@ from edgeopt.errors import StageFailed, UsageError
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
 from edgeopt.quantize import Calibrator, MinMax, Mse, Percentile, Quantize
+from edgeopt.quantize.bias import BiasCorrection
+from edgeopt.quantize.build import Built
+from edgeopt.quantize.layers import integer_layers, with_layers
+from edgeopt.stage import StageResult
 from edgeopt.tiers import list_tiers, load_tier
 
 pytestmark = pytest.mark.usefixtures("unsimplified")
@@ -172,3 +176,38 @@ class TestRefusals:
 
         with pytest.raises(UsageError, match="quantize needs images"):
             Quantize().apply(resnet_model, Context())
+
+
+def test_of_rival_calibrators_the_nearest_to_float_is_taken(
+    mobilenet_model: Model, make_images: Fixture, make_context: Fixture
+) -> None:
+    crude = Percentile(percentile=60.0)
+    settings = {"preset": "fast", "speed": "integers", "calibrator": crude.model_dump(), "rivals": [{"kind": "minmax"}]}
+    result = Quantize(**settings).apply(mobilenet_model, make_context(make_images(96)))
+    found = result.facts["calibrators_sqnr_db"]
+    assert found["minmax"] > found["percentile"] + 3
+    assert result.facts["calibrator"] == {"kind": "minmax"}
+    alone = Quantize(**settings | {"calibrator": {"kind": "minmax"}, "rivals": []})
+    plain = alone.apply(mobilenet_model, make_context(make_images(96)))
+    assert result.model.fingerprint() == plain.model.fingerprint()
+
+
+def test_a_calibrator_that_was_given_has_no_rivals() -> None:
+    assert Quantize().rivals == (MinMax(),)
+    assert Quantize(calibrator={"kind": "entropy"}).rivals == ()
+
+
+def test_a_refinement_that_brings_nothing_is_undone(
+    mobilenet_model: Model, make_images: Fixture, make_context: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(self: BiasCorrection, model: Model, built: Built, *rest: object) -> StageResult:
+        first = integer_layers(built.model)[0]
+        return StageResult(with_layers(built.model, {first.name: (-first.weight, None)}), {})
+
+    plain = Quantize(preset="fast").apply(mobilenet_model, make_context(make_images(80)))
+    monkeypatch.setattr(BiasCorrection, "refine", spoil)
+    spoilt = Quantize(preset="fast", refinements=[{"kind": "bias_correction"}])
+    result = spoilt.apply(mobilenet_model, make_context(make_images(80)))
+    assert result.facts["bias_correction"]["kept"] is False
+    assert result.facts["bias_correction"]["gain_db"] < 0
+    assert result.model.fingerprint() == plain.model.fingerprint()
