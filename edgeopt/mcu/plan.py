@@ -106,6 +106,8 @@ def _forbidden(block: Block, other: Block, offset: int) -> tuple[int, int]:
 
 
 def _disturb(order: list[Block], shuffled: random.Random) -> None:
+    if len(order) < 2:
+        return
     for _ in range(1 + shuffled.randrange(4)):
         order.insert(shuffled.randrange(len(order)), order.pop(shuffled.randrange(len(order))))
 

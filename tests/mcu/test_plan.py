@@ -66,3 +66,8 @@ def test_a_larger_output_begins_before_its_input() -> None:
 def test_the_peak_names_the_layer() -> None:
     blocks = [Block("a", 8, 0, 1), Block("b", 800, 1, 2), Block("c", 8, 2, 3)]
     assert make_plan(blocks, ["stem", "wide", "narrow", "head"]).peak.layer in ("wide", "narrow")
+
+
+def test_a_plan_of_one_block_or_none_has_nothing_to_shuffle() -> None:
+    for blocks in ([], [Block("x", 8, 0, 1)]):
+        assert make_plan(blocks, ["first", "second"], shuffles=9).size == 8  # an arena is never empty
