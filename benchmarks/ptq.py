@@ -146,6 +146,7 @@ def accuracy(models: Mapping[str, Path], folder: Path) -> dict[str, dict[str, fl
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rows = [row for row in rows if set(row[1:]) != {"-"}]  # engines that were not run
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -214,7 +215,7 @@ def render(args: argparse.Namespace, results: Results) -> str:
     """The report, from whatever has been measured."""
     from edgeopt.measure import environment
 
-    circumstances = ", ".join(f"{key} {value}" for key, value in environment(1).items())
+    circumstances = ", ".join(f"{key} {value}" for key, value in environment(1).items() if key != "os")
     parts = [
         "# Post-training quantization beside its peers\n",
         f"Measured by `benchmarks/ptq.py`; {circumstances}. torchvision networks at 224 px, seeded random weights, "
