@@ -145,7 +145,7 @@ class _Search:
             self._progress.warn(f"{f'{why}: ' if why else ''}{found}; {so_far}")
         elif why:
             self._progress.warn(f"{why}: {so_far}; fewer may do")
-        elif self.best and not self._builder.build(self.best).plan.weights:
+        elif self.best and not self._builder.plan(self.best).weights:
             self._progress.warn("the drop asked for leaves no layer in int8; try --preset best, or --qat")
 
     def facts(self) -> dict[str, Any]:

@@ -62,12 +62,16 @@ class Builder:
         """A builder that leaves these nodes in float too, whatever is asked of it."""
         return replace(self, excluded=self.excluded | set(floating))
 
+    def plan(self, floating: Collection[str] = ()) -> Plan:
+        """What `build` would quantize. Raises what it raises."""
+        return plan(self.model, self.tier, self.excluded | set(floating))
+
     def build(self, floating: Collection[str] = ()) -> Built:
         """The Q/DQ model with the nodes named in `floating` kept in float.
 
         Raises StageFailed when the tier wants integers only and a node cannot have them.
         """
-        decided = plan(self.model, self.tier, self.excluded | set(floating))
+        decided = self.plan(floating)
         histograms = _merge(decided, self.observed, self.model)
         grids = {group: self._choose_grid(histogram) for group, histogram in histograms.items()}
         model = insert(self.model, decided, grids, self.tier.placement, self.weights)

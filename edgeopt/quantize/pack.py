@@ -155,11 +155,11 @@ def store_as_integers(
     shape = [-1 if dim == axis else 1 for dim in range(weight.ndim)] if axis is not None else []
     integers = add_constant(graph, f"{value.name}_quantized", tensor.integers)
     scale = add_constant(graph, f"{value.name}_scale", tensor.scale.reshape(shape))
-    cast = ir.node("Cast", [integers], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}_cast")
-    product = ir.node("Mul", [cast.outputs[0], scale], name=f"{value.name}_dequantize")
+    cast = ir.node("Cast", [integers], {"to": ir.DataType.FLOAT.value}, name=f"{integers.name}_cast")
+    product = ir.node("Mul", [cast.outputs[0], scale], name=f"{integers.name}_dequantize")
     for node, part in ((cast, "cast"), (product, "dequantized")):
         output = node.outputs[0]
-        output.name, output.shape = f"{value.name}_{part}", ir.Shape(weight.shape)
+        output.name, output.shape = f"{integers.name}_{part}", ir.Shape(weight.shape)
         output.type = ir.TensorType(ir.DataType.FLOAT)
     graph.insert_before(graph[0], [cast, product])
     return product.outputs[0]

@@ -222,7 +222,7 @@ class Quantize(Stage):
         if self.speed == "rules" and builder.tier.measured_here:
             slow = cheapest(builder.model, builder.candidates())
             # in a network so small that no integer layer pays, int8 was asked for all the same
-            return slow if builder.build(slow).plan.weights else frozenset()
+            return slow if builder.plan(slow).weights else frozenset()
         return frozenset()
 
     def _meet_budget(

@@ -26,7 +26,8 @@ import onnx_ir as ir
 from edgeopt.model.model import Model
 from edgeopt.model.passes.edit import add_constant, constant_of, replace_node
 from edgeopt.quantize.linear import Matrices, refuse_explicit
-from edgeopt.quantize.weights import MaxScale, QuantizedTensor, WeightScale, quantize_weight, weight_axis
+from edgeopt.quantize.pack import store_as_integers
+from edgeopt.quantize.weights import MaxScale, WeightScale, weight_axis
 from edgeopt.stage import Context, StageResult
 from edgeopt.tiers import Tier
 
@@ -117,21 +118,5 @@ def _cast_weight(node: ir.Node, matrices: Matrices, stored: _Stored) -> None:
     assert weight is not None
     axis = weight_axis(node, weight.ndim)
     if (value, axis) not in stored:
-        stored[value, axis] = _cast_and_scale(
-            matrices.graph, value, quantize_weight(weight, axis, method=matrices.method)
-        )
+        stored[value, axis] = store_as_integers(matrices.graph, value, weight, axis, matrices.method)
     node.replace_input_with(1, stored[value, axis])
-
-
-def _cast_and_scale(graph: ir.Graph, value: ir.Value, tensor: QuantizedTensor) -> ir.Value:
-    shape = [-1 if axis == tensor.axis else 1 for axis in range(tensor.integers.ndim)]
-    integers = add_constant(graph, f"{value.name}_quantized", tensor.integers)
-    scale = add_constant(graph, f"{value.name}_scale", tensor.scale.reshape(shape))
-    cast = ir.node("Cast", [integers], {"to": ir.DataType.FLOAT.value}, name=f"{integers.name}_cast")
-    product = ir.node("Mul", [cast.outputs[0], scale], name=f"{integers.name}_dequantize")
-    for node, part in ((cast, "cast"), (product, "dequantized")):
-        output = node.outputs[0]
-        output.name, output.shape = f"{integers.name}_{part}", ir.Shape(tensor.integers.shape)
-        output.type = ir.TensorType(ir.DataType.FLOAT)
-    graph.insert_before(graph[0], [cast, product])
-    return product.outputs[0]

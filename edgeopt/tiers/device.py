@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from edgeopt.errors import UsageError
 from edgeopt.spec import Spec
+from edgeopt.tiers.read import list_names, read_spec
 from edgeopt.units import Bytes
 
 __all__ = ["Confidence", "CyclesPerInstruction", "Device", "Runtime", "list_devices", "load_device"]
@@ -79,27 +78,9 @@ class Device(Spec):
 
 def list_devices() -> list[str]:
     """Names of the devices that ship, in order."""
-    return sorted(path.stem for path in HERE.glob("*.yaml"))
+    return list_names(HERE)
 
 
 def load_device(reference: str) -> Device:
     """`"stm32h743"` or `"path/to/mine.yaml"` -> Device. Raises UsageError naming file and key."""
-    path = Path(reference)
-    if path.suffix not in (".yaml", ".yml"):
-        path = HERE / f"{reference}.yaml"
-        if reference not in list_devices():
-            raise UsageError(
-                f"there is no device {reference!r}",
-                fix=f"choose one of {', '.join(list_devices())} or give the path of a device's .yaml file",
-            )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Device.model_validate({"name": path.stem} | content)
-    except OSError as error:
-        raise UsageError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
-        raise UsageError(f"is not a YAML mapping ({' '.join(str(error).split())[:200]})", where=str(path)) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(first["msg"].removeprefix("Value error, "), where=f"{path}: {key}") from error
+    return read_spec(Device, reference, HERE)

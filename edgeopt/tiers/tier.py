@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from edgeopt.errors import UsageError
 from edgeopt.spec import Spec
+from edgeopt.tiers.read import list_names, read_spec
 from edgeopt.units import Bytes
 
 __all__ = ["Placement", "Precision", "Tier", "list_tiers", "load_tier"]
@@ -71,27 +70,9 @@ class Tier(Spec):
 
 def list_tiers() -> list[str]:
     """Names of the tiers that ship, in order."""
-    return sorted(path.stem for path in HERE.glob("*.yaml"))
+    return list_names(HERE)
 
 
 def load_tier(reference: str) -> Tier:
     """`"mcu"` or `"path/to/mine.yaml"` -> Tier. Raises UsageError naming file and key."""
-    path = Path(reference)
-    if path.suffix not in (".yaml", ".yml"):
-        path = HERE / f"{reference}.yaml"
-        if reference not in list_tiers():
-            raise UsageError(
-                f"there is no tier {reference!r}",
-                fix=f"choose one of {', '.join(list_tiers())} or give the path of a tier's .yaml file",
-            )
-    try:
-        content = yaml.safe_load(path.read_text())
-        return Tier.model_validate({"name": path.stem} | content)
-    except OSError as error:
-        raise UsageError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
-        raise UsageError(f"is not a YAML mapping ({error})", where=str(path)) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(first["msg"], where=f"{path}: {key}") from error
+    return read_spec(Tier, reference, HERE)
