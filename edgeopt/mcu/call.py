@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgeopt.mcu.cores import Packing
-from edgeopt.mcu.program import Op
+from edgeopt.mcu.program import Image, Op, Window
 
-__all__ = ["Array", "ByCore", "Call", "literal", "numbers"]
+__all__ = ["Array", "ByCore", "Call", "literal", "numbers", "size_fields", "window_fields"]
 
 
 @dataclass(frozen=True)
@@ -82,3 +82,29 @@ def numbers(array: np.ndarray) -> str:
             line = ""
         line += text + ","
     return "\n    ".join([*lines, line])
+
+
+def size_fields(image: Image, made: Image) -> dict[str, object]:
+    """Members of a layer's struct that say what it reads and what it makes."""
+    return {
+        "in_height": image.height,
+        "in_width": image.width,
+        "in_channels": image.channels,
+        "out_height": made.height,
+        "out_width": made.width,
+        "out_channels": made.channels,
+    }
+
+
+def window_fields(window: Window) -> dict[str, object]:
+    """Members of a layer's struct that say how its window lies."""
+    return {
+        "kernel_height": window.kernel[0],
+        "kernel_width": window.kernel[1],
+        "dilation_y": window.dilation[0],
+        "dilation_x": window.dilation[1],
+        "stride_y": window.stride[0],
+        "stride_x": window.stride[1],
+        "pad_top": window.pads[0],
+        "pad_left": window.pads[1],
+    }

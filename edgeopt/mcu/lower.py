@@ -10,7 +10,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from edgeopt.mcu.call import Array, Call, numbers
+from edgeopt.mcu.call import Array, Call, numbers, window_fields
 from edgeopt.mcu.lower_conv import lower_conv
 from edgeopt.mcu.program import Add, AveragePool, Concat, Conv, Copy, Image, MaxPool, Mul, Op, Softmax, Table, Window
 from edgeopt.mcu.strides import nest
@@ -66,7 +66,7 @@ def _(op: Table) -> Call:
 @lower.register
 def _(op: MaxPool) -> Call:
     text = f"maxpool(&{op.output.name}, {{0}}, {{out}})"
-    fields = _pool(op, op.image, op.made, op.window)
+    fields = _pool(op.image, op.made, op.window)
     return Call(op, ("pool", "maxpool"), text, "pool_t", fields, over=_behind(op.image, op.made, op.window))
 
 
@@ -83,7 +83,7 @@ def _(op: AveragePool) -> Call:
             "out_zero": op.output.zero,
         }
         return Call(op, ("mean",), f"mean(&{name}, {{0}}, {{out}})", "mean_t", fields)
-    fields = _pool(op, op.image, op.made, op.window) | {
+    fields = _pool(op.image, op.made, op.window) | {
         "count_padding": int(op.count_padding),
         "in_zero": source.zero,
         "out_zero": op.output.zero,
@@ -147,21 +147,14 @@ def _(op: Softmax) -> Call:
     return Call(op, ("softmax",), text, "softmax_t", fields, arrays=(array,), over={0: 0})
 
 
-def _pool(op: Op, image: Image, made: Image, window: Window) -> dict[str, object]:
+def _pool(image: Image, made: Image, window: Window) -> dict[str, object]:
     return {
         "in_height": image.height,
         "in_width": image.width,
         "out_height": made.height,
         "out_width": made.width,
         "channels": image.channels,
-        "kernel_height": window.kernel[0],
-        "kernel_width": window.kernel[1],
-        "dilation_y": window.dilation[0],
-        "dilation_x": window.dilation[1],
-        "stride_y": window.stride[0],
-        "stride_x": window.stride[1],
-        "pad_top": window.pads[0],
-        "pad_left": window.pads[1],
+        **window_fields(window),
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeopt.mcu.call import Array, ByCore, Call, numbers
+from edgeopt.mcu.call import Array, ByCore, Call, numbers, size_fields, window_fields
 from edgeopt.mcu.cores import HELIUM, PACKINGS, PAIRS, Packing
 from edgeopt.mcu.lower_depthwise import lower_depthwise
 from edgeopt.mcu.program import Conv, Image, Op
@@ -68,12 +68,7 @@ def _dense(op: Conv) -> Call:
         "bias": arrays[1].name,
         "scale": arrays[2].name,
         "row_kernel": f"CONV_ROW_KERNEL({_instance(ring)[0]})",
-        "in_height": op.image.height,
-        "in_width": op.image.width,
-        "in_channels": op.image.channels,
-        "out_height": op.made.height,
-        "out_width": op.made.width,
-        "out_channels": op.made.channels,
+        **size_fields(op.image, op.made),
         "kernel_height": window.kernel[0],
         "dilation": window.dilation[0],
         "stride": window.stride[0],
@@ -183,21 +178,9 @@ def _grouped(op: Conv) -> Call:
         "weights": arrays[0].name,
         "bias": arrays[1].name,
         "scale": arrays[2].name,
-        "in_height": op.image.height,
-        "in_width": op.image.width,
-        "in_channels": op.image.channels,
-        "out_height": op.made.height,
-        "out_width": op.made.width,
-        "out_channels": op.made.channels,
+        **size_fields(op.image, op.made),
         "groups": op.groups,
-        "kernel_height": window.kernel[0],
-        "kernel_width": window.kernel[1],
-        "dilation_y": window.dilation[0],
-        "dilation_x": window.dilation[1],
-        "stride_y": window.stride[0],
-        "stride_x": window.stride[1],
-        "pad_top": window.pads[0],
-        "pad_left": window.pads[1],
+        **window_fields(window),
         "in_zero": op.inputs[0].zero,
         "out_zero": op.output.zero,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeopt.mcu.call import Array, ByCore, Call, numbers
+from edgeopt.mcu.call import Array, ByCore, Call, numbers, size_fields, window_fields
 from edgeopt.mcu.cores import HELIUM, PACKINGS, Packing
 from edgeopt.mcu.program import Conv
 
@@ -26,23 +26,11 @@ def lower_depthwise(op: Conv) -> Call:
         "bias": arrays[1].name,
         "scale": arrays[2].name,
         "plane_kernel": _kernel(op),
-        "in_height": op.image.height,
-        "in_width": op.image.width,
-        "in_channels": op.image.channels,
-        "out_height": op.made.height,
-        "out_width": op.made.width,
-        "out_channels": op.made.channels,
+        **size_fields(op.image, op.made),
         "row": ByCore({p: plane.row for p, plane in planes.items()}),
         "size": ByCore({p: plane.size for p, plane in planes.items()}),
         "weight_bytes": ByCore({p: plane.weights for p, plane in planes.items()}),
-        "kernel_height": window.kernel[0],
-        "kernel_width": window.kernel[1],
-        "dilation_y": window.dilation[0],
-        "dilation_x": window.dilation[1],
-        "stride_y": window.stride[0],
-        "stride_x": window.stride[1],
-        "pad_top": window.pads[0],
-        "pad_left": window.pads[1],
+        **window_fields(window),
         "strips": ByCore({p: int(plane.strips) for p, plane in planes.items()}),
         "in_zero": op.inputs[0].zero,
         "out_zero": op.output.zero,
