@@ -1,4 +1,4 @@
-"""Which networks does edgeopt take, and what becomes of them: writes docs/coverage.md.
+"""Which networks does edgeopt quantize, and how well? Writes the section "Quantization" of docs/coverage.md.
 
     python benchmarks/coverage.py [--only NAME ...] [--again NAME ...] [--seconds 300] [--out docs/coverage.md]
 
@@ -10,7 +10,6 @@ for each goes to `--cache`, so that a run that was stopped goes on where it was;
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from coverage_page import code_digest, measured_by, put_section
 
 from edgeopt.data import Data, Split
 from edgeopt.errors import EdgeoptError
@@ -122,16 +122,6 @@ def compare(before: list[np.ndarray], after: list[np.ndarray]) -> dict[str, Any]
     return rows
 
 
-def code_digest() -> str:
-    """What tells one state of edgeopt's code from another."""
-    import edgeopt
-
-    found = hashlib.sha256()
-    for path in sorted(Path(edgeopt.__file__).parent.rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:8]
-
-
 def check(name: str, method: str) -> dict[str, Any]:
     """One row, in this process."""
     from coverage_networks import NETWORKS
@@ -188,44 +178,31 @@ def read_cache(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["network"], row["method"]): row for row in map(json.loads, lines)}
 
 
-def to_markdown(rows: list[dict[str, Any]]) -> str:
-    """The page: one section for each method."""
+EXPLAINED = [
+    "Weights are random (seed 0), BatchNormalization statistics come from four smooth made-up images,",
+    f"{SAMPLES} such images (token ids for text) calibrate, and SQNR (dB, of the first float output against float)",
+    f"and agreement (same largest class) are over {HELD_OUT} others. So the figures say that a network is taken,",
+    "how much of it runs in integers and how far it is from float. Random networks amplify errors, some of them",
+    "strongly (a change of the input by 0.1 % alone costs efficientnet_v2_s all but 28 dB), so what trained ones",
+    f"lose these figures do not say. *inaccurate*: taken, but under {INACCURATE_DB:g} dB. *Integer share*: of the",
+    "MACs of one sample, those of convolutions and matrix products that onnxruntime fuses to an integer kernel;",
+    "the rest is float. *File* is the size over the float file's. *s* is wall-clock time, on a machine that",
+    "may have been busy.",
+    "",
+]
+
+
+def section(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of a method's section."""
     from coverage_networks import NETWORKS
 
-    from edgeopt.measure.environment import environment
-
-    where = environment(1)
-    lines = [
-        "# Coverage",
-        "",
-        f"Written by `python benchmarks/coverage.py` on {where['cpu']}, {where['cores']} cores, {where['os']};",
-        f"Python {where['python']}, torch {where['torch']}, onnxruntime {where['onnxruntime']},",
-        f"edgeopt {where['edgeopt']}.",
-        "",
-        "Weights are random (seed 0), BatchNormalization statistics come from four smooth made-up images,",
-        f"{SAMPLES} such images (token ids for text) calibrate, and SQNR (dB, of the first float output against float)",
-        f"and agreement (same largest class) are over {HELD_OUT} others. So the figures say that a network is taken,",
-        "how much of it runs in integers and how far it is from float. Random networks amplify errors, some of them",
-        "strongly (a change of the input by 0.1 % alone costs efficientnet_v2_s all but 28 dB), so what trained ones",
-        f"lose these figures do not say. *inaccurate*: taken, but under {INACCURATE_DB:g} dB. *Integer share*: of the",
-        "MACs of one sample, those of convolutions and matrix products that onnxruntime fuses to an integer kernel;",
-        "the rest is float. *File* is the size over the float file's. *s* is wall-clock time, on a machine that",
-        "may have been busy.",
-    ]
-    for method, (heading, _) in METHODS.items():
-        mine = [row for row in rows if row["method"] == method]
-        taken = sum(verdict(row) == "ok" for row in mine)
-        lines += [
-            "",
-            f"## {heading}",
-            "",
-            f"{taken} of {len(mine)} tried are ok; {len(NETWORKS)} are on the list.",
-            "",
-        ]
-        if len({row.get("code") for row in mine}) > 1 or any("code" not in row for row in mine):
-            lines += ["**These rows come from several states of the code and are not comparable: run it anew.**", ""]
-        lines += _table(mine)
-    return "\n".join(lines) + "\n"
+    yield from measured_by("python benchmarks/coverage.py")
+    yield from EXPLAINED
+    taken = sum(verdict(row) == "ok" for row in rows)
+    yield from (f"{taken} of {len(rows)} tried are ok; {len(NETWORKS)} are on the list.", "")
+    if len({row.get("code") for row in rows}) > 1 or any("code" not in row for row in rows):
+        yield from ("**These rows come from several states of the code and are not comparable: run it anew.**", "")
+    yield from _table(rows)
 
 
 def verdict(row: dict[str, Any]) -> str:
@@ -274,11 +251,12 @@ def main() -> None:
 
 
 def write(cache: Path, out: Path) -> None:
-    """The page of what is known so far."""
+    """The sections of what is known so far."""
     from coverage_networks import NETWORKS
 
     known = read_cache(cache)
-    out.write_text(to_markdown([known[n, method] for method in METHODS for n in NETWORKS if (n, method) in known]))
+    for method, (heading, _) in METHODS.items():
+        put_section(out, heading, section([known[n, method] for n in NETWORKS if (n, method) in known]))
 
 
 if __name__ == "__main__":

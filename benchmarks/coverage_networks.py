@@ -25,12 +25,16 @@ SIDE = 128
 
 @dataclass(frozen=True)
 class Network:
-    """`make(folder/NAME.onnx)` writes the file; `inputs(count, seed)` are samples for it, by input name."""
+    """`make(folder/NAME.onnx)` writes the file; `inputs(count, seed)` are samples for it, by input name.
+
+    `module()` is the torch module that becomes the file, and a batch for it; None where several make the file.
+    """
 
     name: str
     group: str
     make: Callable[[Path], None]
     inputs: Callable[[int, int], Feeds]
+    module: Callable[[], tuple[nn.Module, tuple[torch.Tensor, ...]]] | None = None
 
 
 def smooth_images(*shape: int, seed: int = 0) -> np.ndarray:
@@ -73,11 +77,15 @@ def images(name: str, group: str, build: Callable[[], nn.Module], *shape: int) -
     def inputs(count: int, seed: int) -> Feeds:
         return {"input": smooth_images(count, *shape, seed=seed)}
 
-    def make(path: Path) -> None:
+    def module() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         batch = torch.from_numpy(inputs(4, 9)["input"])
-        save_model(export_module(settle(seeded(build), (batch,)), batch[:2]), path)
+        return settle(seeded(build), (batch,)), (batch[:2],)
 
-    return Network(name, group, make, inputs)
+    def make(path: Path) -> None:
+        built, (batch,) = module()
+        save_model(export_module(built, batch), path)
+
+    return Network(name, group, make, inputs, module)
 
 
 def scripted(
@@ -95,15 +103,18 @@ def scripted(
     def inputs(count: int, seed: int) -> Feeds:
         return {key: smooth_images(count, *shape, seed=seed + i) for i, (key, shape) in enumerate(shapes.items())}
 
-    def make(path: Path) -> None:
+    def module() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         example = tuple(torch.from_numpy(array) for array in inputs(batch, 9).values())
         settling = tuple(torch.from_numpy(array) for array in inputs(max(batch, 2), 9).values())
-        module = seeded(build)
-        module = settle(module, settling) if group != "detection" else module
+        built = seeded(build)
+        return settle(built, settling) if group != "detection" else built, example
+
+    def make(path: Path) -> None:
+        built, example = module()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                module,
+                built,
                 example,
                 str(path),
                 dynamo=dynamo,
@@ -112,7 +123,7 @@ def scripted(
                 external_data=False,
             )
 
-    return Network(name, group, make, inputs)
+    return Network(name, group, make, inputs, module)
 
 
 class Part(nn.Module):
@@ -151,11 +162,6 @@ class Detector(nn.Module):
 
 
 def torchvision_networks() -> list[Network]:
-    import torchvision.models as zoo
-
-    def classifier(name: str) -> Callable[[], nn.Module]:
-        return lambda: zoo.get_model(name, weights=None, **({"init_weights": True} if "net_v1" in name else {}))
-
     small = {
         "alexnet": 224, "convnext_tiny": 128, "densenet121": 128, "efficientnet_b0": 128, "efficientnet_v2_s": 128,
         "googlenet": 128, "inception_v3": 139, "maxvit_t": 224, "mnasnet0_5": 128, "mnasnet1_0": 128,
@@ -166,10 +172,10 @@ def torchvision_networks() -> list[Network]:
     }  # fmt: skip
     found = [images(name, "classification", classifier(name), 3, side, side) for name, side in small.items()]
     for name in ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "lraspp_mobilenet_v3_large"):
-        found.append(images(name, "segmentation", _segmenter(name), 3, 128, 128))
+        found.append(images(name, "segmentation", segmenter(name), 3, 128, 128))
     for name in ("ssdlite320_mobilenet_v3_large", "ssd300_vgg16", "fasterrcnn_mobilenet_v3_large_320_fpn",
                  "retinanet_resnet50_fpn", "fcos_resnet50_fpn", "maskrcnn_resnet50_fpn"):  # fmt: skip
-        found.append(scripted(name, "detection", _detector(name), {"input": (3, 320, 320)}))
+        found.append(scripted(name, "detection", detector(name), {"input": (3, 320, 320)}))
     for name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b"):
         frames, side = (16, 224) if name in ("s3d", "mvit_v1_b") else (8, 64)
         found.append(images(name, "video", classifier(name), 3, frames, side, side))
@@ -179,13 +185,19 @@ def torchvision_networks() -> list[Network]:
     return found
 
 
-def _segmenter(name: str) -> Callable[[], nn.Module]:
+def classifier(name: str) -> Callable[[], nn.Module]:
+    import torchvision.models as zoo
+
+    return lambda: zoo.get_model(name, weights=None, **({"init_weights": True} if "net_v1" in name else {}))
+
+
+def segmenter(name: str) -> Callable[[], nn.Module]:
     import torchvision.models as zoo
 
     return lambda: Segmenter(zoo.get_model(name, weights=None, weights_backbone=None))
 
 
-def _detector(name: str) -> Callable[[], nn.Module]:
+def detector(name: str) -> Callable[[], nn.Module]:
     import torchvision.models as zoo
 
     return lambda: Detector(zoo.get_model(name, weights=None, weights_backbone=None))

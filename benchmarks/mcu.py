@@ -1,6 +1,6 @@
 """Instructions, flash and RAM of the C code on Cortex-M cores, in QEMU, and outputs that differ from onnxruntime.
 
-python benchmarks/mcu.py [--cores cortex-m4,cortex-m7,cortex-m55] [--samples 4] > benchmarks/mcu.md
+python benchmarks/mcu.py [--cores cortex-m4,cortex-m7,cortex-m55] [--samples 4] > docs/benchmarks/mcu.md
 
 Needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm. Counts are deterministic for one compiler. Figures
 of CMSIS-NN (2026-07, -O2, same emulator) are quoted as published in issue 6; they are not measured here.

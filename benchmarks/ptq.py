@@ -1,7 +1,7 @@
 """Post-training quantization side by side: edgeopt and its peers, on the same networks and images, in one run.
 
     benchmarks/peers/install.sh
-    python benchmarks/ptq.py --images CIFAR10/train --test CIFAR10/test --out benchmarks/ptq.md
+    python benchmarks/ptq.py --images CIFAR10/train --test CIFAR10/test --out docs/benchmarks/ptq.md
 
 Four tables: what it costs (seconds and peak memory of a process that quantizes one network), what the file costs
 (size, latency on onnxruntime's CPU provider, one thread, batch 1, in turns), how near its logits are to float's

@@ -1,6 +1,6 @@
 """Every torchvision classification network through to_torch and back, one by one, with random weights.
 
-    python benchmarks/torch_roundtrip.py --out benchmarks/torch_roundtrip.md [--only NAME ...] [--max-params 150e6]
+    python benchmarks/torch_roundtrip.py --out docs/benchmarks/torch_roundtrip.md [--only NAME ...] [--max-params 150e6]
 
 For each network: load it (export to ONNX), compare the torch module with onnxruntime on another batch size than
 the one it was exported with, take one SGD step in training mode on a random batch, count the trainable tensors
@@ -163,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
     parser.add_argument("--max-params", type=float, default=150e6)
-    parser.add_argument("--out", type=Path, default=Path("torch_roundtrip.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/torch_roundtrip.md"))
     arguments = parser.parse_args()
     log = arguments.out.with_suffix(".jsonl")
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from edgeopt import __version__
 from edgeopt.atomic import write_atomic
 from edgeopt.data import Data
 from edgeopt.errors import StageFailed
 from edgeopt.gate import check
+from edgeopt.measure.pictures import take_pictures
+from edgeopt.model import Model
 from edgeopt.model.external import copy_model
 from edgeopt.progress import SILENT, Progress
 from edgeopt.recipe import Recipe
@@ -28,7 +31,17 @@ from edgeopt.stage import Context, Stage, StageResult
 from edgeopt.store import Step, Store, locked
 from edgeopt.tiers import Tier
 
-__all__ = ["run"]
+__all__ = [
+    "LOAD",
+    "artifact_places",
+    "knowing",
+    "load_key",
+    "make_context",
+    "run",
+    "split_stages",
+    "stage_key",
+    "stage_title",
+]
 
 
 def run(recipe: Recipe, out: Path, *, progress: Progress = SILENT, command: str = "") -> Report:
@@ -41,22 +54,17 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = SILENT, command: str 
     listening = _Listening(progress)
     with locked(out):
         store = Store(out / "stages")
-        tiers = recipe.load_tiers()
+        tiers, (shared, per_tier) = recipe.load_tiers(), split_stages(recipe)
+        wanted = sum(stage.wanted(tier) for stage in per_tier for tier in tiers)
+        listening.expect(len(shared) + wanted + len(("load", "measure")))
         first, data = _load(recipe, store, listening)
-        context = Context(
-            data=data,
-            seed=recipe.seed,
-            progress=listening,
-            width_multiple=min(tier.width_multiple for tier in tiers),
-        )
+        context = make_context(recipe, data, listening)
         steps = [first]
-        for stage in recipe.stages:
-            if not stage.per_tier:
-                steps.append(_apply(stage, steps[-1], context, store, recipe))
-        per_tier = [stage for stage in recipe.stages if stage.per_tier]
+        for stage in shared:
+            steps.append(_apply(stage, steps[-1], context, store, recipe))
         chains = _for_each_tier(tiers, per_tier, steps[-1], context, store, recipe)
 
-        places = {tier.name: f"{tier.name}/model.onnx" if recipe.tiers else "model.onnx" for tier in tiers}
+        places = artifact_places(recipe)
         listening.stage("measure")
         stage_rows, rows = measure_steps(steps, chains, places, data, listening)
         report = Report(
@@ -70,6 +78,7 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = SILENT, command: str 
             stages=stage_rows,
             tiers=rows,
             limits=recipe.gate,
+            pictures=take_pictures(rows, data.test if data else None),
             warnings=tuple(listening.warnings),
         )
         if recipe.gate:
@@ -83,24 +92,38 @@ def _load(recipe: Recipe, store: Store, progress: Progress) -> tuple[Step, Data 
     from edgeopt.data import load_data
 
     progress.stage("load")
-    key = digest(["load", recipe.model.fingerprint(), recipe.seed, __version__])
-    done = store.do("00-load", key, lambda _: StageResult(recipe.model.load(recipe.seed)))
+    done = store.do(LOAD, load_key(recipe), lambda _: StageResult(recipe.model.load(recipe.seed)))
     settings = recipe.model.model_dump(mode="json")
     step = Step(done, kind="load", title=Path(recipe.model.source).name, settings=settings)
     if recipe.data is None:
         return step, None
     data = load_data(recipe.data, model=done.model, seed=recipe.seed, progress=progress)
-    meta = done.model.meta
-    known = done.model.with_meta(preprocess=data.preprocess or meta.preprocess, labels=data.labels or meta.labels)
-    return replace(step, finished=replace(done, model=known)), data
+    return replace(step, finished=replace(done, model=knowing(done.model, data))), data
 
 
-def _apply(stage: Stage, before: Step, context: Context, store: Store, recipe: Recipe) -> Step:
-    """One stage, from disk when it was done before with equal inputs."""
-    tier, model = context.tier, before.finished.model
-    label = f"{tier.name}-{stage.kind}" if tier else f"{before.number + 1:02d}-{stage.kind}"
-    title = f"{stage.kind} for {tier.name}" if tier else stage.kind
-    key = digest(
+LOAD = "00-load"
+"""Title of the step before the first stage."""
+
+
+def load_key(recipe: Recipe) -> str:
+    """Hash of all that goes into step 0."""
+    return digest(["load", recipe.model.fingerprint(), recipe.seed, __version__])
+
+
+def knowing(model: Model, data: Data) -> Model:
+    """The model with the preprocessing and the labels of the data it is judged by."""
+    meta = model.meta
+    return model.with_meta(preprocess=data.preprocess or meta.preprocess, labels=data.labels or meta.labels)
+
+
+def stage_title(stage: Stage, number: int, tier: Tier | None) -> str:
+    """What the stage's folder is called before its hash: `02-prune`, `mcu-quantize`."""
+    return f"{tier.name}-{stage.kind}" if tier else f"{number:02d}-{stage.kind}"
+
+
+def stage_key(stage: Stage, model: Model, context: Context) -> str:
+    """Hash of all that goes into a stage."""
+    return digest(
         [
             __version__,
             model.fingerprint(),
@@ -109,9 +132,43 @@ def _apply(stage: Stage, before: Step, context: Context, store: Store, recipe: R
             context.data.fingerprint if context.data else None,
             context.seed,
             context.width_multiple,
-            tier.model_dump(mode="json") if tier else None,
+            context.tier.model_dump(mode="json") if context.tier else None,
+            *(context.artifact.settings() if stage.needs_artifact() and isinstance(context.artifact, _Draft) else []),
         ]
     )
+
+
+def make_context(recipe: Recipe, data: Data | None, progress: Progress) -> Context:
+    """What the shared stages may use; the per-tier ones get their tier beside it."""
+    tiers, (_, per_tier) = recipe.load_tiers(), split_stages(recipe)
+    context = Context(
+        data=data,
+        seed=recipe.seed,
+        progress=progress,
+        width_multiple=min(tier.width_multiple for tier in tiers),
+    )
+    return replace(context, artifact=_Draft(tiers[0], per_tier, context))
+
+
+def split_stages(recipe: Recipe) -> tuple[list[Stage], list[Stage]]:
+    """Those that all tiers share, and those that run once for each tier, the export last."""
+    from edgeopt.export.stage import Export
+
+    shared = [stage for stage in recipe.stages if not stage.per_tier]
+    return list(shared), [*(stage for stage in recipe.stages if stage.per_tier), Export()]
+
+
+def artifact_places(recipe: Recipe) -> dict[str, str]:
+    """Tier name -> where its artifact goes, under `out`."""
+    return {tier.name: f"{tier.name}/model.onnx" if recipe.tiers else "model.onnx" for tier in recipe.load_tiers()}
+
+
+def _apply(stage: Stage, before: Step, context: Context, store: Store, recipe: Recipe) -> Step:
+    """One stage, from disk when it was done before with equal inputs."""
+    tier, model = context.tier, before.finished.model
+    label = stage_title(stage, before.number + 1, tier)
+    title = f"{stage.kind} for {tier.name}" if tier else stage.kind
+    key = stage_key(stage, model, context)
     context.progress.stage(title)
 
     def work(scratch: Path) -> StageResult:
@@ -136,14 +193,12 @@ def _for_each_tier(
     tiers: Sequence[Tier], stages: Sequence[Stage], last: Step, context: Context, store: Store, recipe: Recipe
 ) -> dict[str, list[Step]]:
     """Tier name -> its own steps, the artifact last. Raises StageFailed that names every tier that is not met."""
-    from edgeopt.export.stage import Export
-
     chains: dict[str, list[Step]] = {}
     failures: list[str] = []
     for tier in tiers:
         steps = [last]
         try:
-            for stage in [*(stage for stage in stages if stage.wanted(tier)), Export()]:
+            for stage in (stage for stage in stages if stage.wanted(tier)):
                 steps.append(_apply(stage, steps[-1], replace(context, tier=tier), store, recipe))
         except StageFailed as error:
             failures.append(str(error) if error.where.startswith("tier ") else f"tier {tier.name}: {error}")
@@ -153,6 +208,26 @@ def _for_each_tier(
             "\n".join(failures), fix="nothing was published, and what is finished is kept for the next run"
         )
     return chains
+
+
+class _Draft:
+    """What a tier would ship of a model: its stages in their quickest form, and the tier without its limits."""
+
+    def __init__(self, tier: Tier, stages: Sequence[Stage], context: Context) -> None:
+        unlimited = tier.model_copy(update={"max_bytes": None, "max_peak_ram_bytes": None})
+        self._stages = [stage.draft() for stage in stages if stage.wanted(tier)]
+        self._context = replace(context, tier=unlimited, progress=SILENT)
+
+    def __call__(self, model: Model) -> StageResult:
+        result = StageResult(model)
+        for stage in self._stages:
+            result = stage.apply(result.model, self._context)
+        return result
+
+    def settings(self) -> list[Any]:
+        """What the result depends on besides the model."""
+        assert self._context.tier is not None
+        return [self._context.tier.model_dump(mode="json"), *(stage.model_dump(mode="json") for stage in self._stages)]
 
 
 def _provenance(recipe: Recipe, data: Data | None) -> dict[str, str]:
@@ -192,6 +267,9 @@ class _Listening(Progress):
     def __init__(self, inner: Progress) -> None:
         self.inner = inner
         self.warnings: list[str] = []
+
+    def expect(self, stages: int) -> None:
+        self.inner.expect(stages)
 
     def stage(self, title: str) -> None:
         self.inner.stage(title)

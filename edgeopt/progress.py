@@ -16,6 +16,9 @@ T = TypeVar("T")
 class Progress:
     """Told about stages, steps and warnings; this base class ignores them all."""
 
+    def expect(self, stages: int) -> None:
+        """So many stages will follow."""
+
     def stage(self, title: str) -> None:
         """A new stage begins; everything until the next call belongs to it."""
 

@@ -6,17 +6,17 @@ The entry is the object that does the work: `stages:` holds the stages themselve
 from __future__ import annotations
 
 import difflib
-import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from edgeopt.data.spec import DataSpec
 from edgeopt.distill.stage import Distill
 from edgeopt.errors import UsageError
+from edgeopt.keys import KeyPath, keys_at, path_of, specs_at
 from edgeopt.model.reference import ModelRef
 from edgeopt.prune.stage import Prune
 from edgeopt.quantize.stage import Quantize
@@ -24,11 +24,33 @@ from edgeopt.report.limits import ALL_TIERS, Limits
 from edgeopt.spec import Spec
 from edgeopt.tiers import Tier, load_tier
 from edgeopt.train.stage import Train
+from edgeopt.written import Expand, Written, assign, dotted, lay, read_written
 
-__all__ = ["AnyStage", "Recipe", "find_recipe", "list_recipes", "load_recipe", "problem", "recipes_folder"]
+__all__ = [
+    "AnyStage",
+    "Recipe",
+    "find_recipe",
+    "list_recipes",
+    "load_recipe",
+    "problem",
+    "read_layers",
+    "recipe_schema",
+    "recipes_folder",
+]
+
+DEEPEST = 8
+"""Recipes that may extend one another in a row."""
 
 AnyStage = Annotated[Train | Distill | Prune | Quantize, Field(discriminator="kind")]
 """Every kind of stage. A new kind is one more name in this line."""
+
+
+def _given(gate: Any) -> Any:
+    """The gate without tiers whose limits are null: how a recipe takes back what it extends."""
+    return {name: own for name, own in gate.items() if own is not None} if isinstance(gate, Mapping) else gate
+
+
+Gate = Annotated[dict[str, Limits], BeforeValidator(_given, json_schema_input_type=dict[str, Limits | None])]
 
 
 class Recipe(Spec):
@@ -42,7 +64,7 @@ class Recipe(Spec):
     tiers: tuple[str, ...] = Field(
         (), description="what it is made for: mcu, jetson, gpu, or the file of your own; none: one model.onnx"
     )
-    gate: dict[str, Limits] = Field({}, description="limits by tier (or `all`) that the artifacts must hold")
+    gate: Gate = Field({}, description="limits by tier (or `all`) that the artifacts must hold")
     seed: int = Field(0, ge=0, description="of every random choice: splits, weights, augmentation, calibration")
 
     @model_validator(mode="after")
@@ -68,16 +90,85 @@ class Recipe(Spec):
         return [load_tier(name) for name in self.tiers or ("any",)]
 
 
-def load_recipe(reference: str | Path) -> Recipe:
-    """Read a recipe file, or a shipped recipe by name. Raises UsageError with file, line and key."""
+def load_recipe(reference: str | Path, sets: Sequence[tuple[str, Any]] = ()) -> Recipe:
+    """Read a recipe file, or a shipped recipe by name, with the recipes it extends and single keys of `sets` over it.
+
+    A key is spelled as for `--set`: `stages.prune.target.params`. Raises UsageError with file, line and key.
+    """
     path = find_recipe(reference)
-    content, root = _read(path)
+    written = read_layers(path, sets)
     try:
-        return Recipe.model_validate({"name": path.stem} | content)
+        return Recipe.model_validate({"name": path.stem} | written.plain())
     except UsageError as error:
         raise UsageError(str(error), where=str(path)) from error
     except ValidationError as error:
-        raise _explain(error, path, root) from error
+        raise _explain(error, path, written) from error
+
+
+def read_layers(path: Path, sets: Sequence[tuple[str, Any]] = ()) -> Written:
+    """What a recipe file says in the end: the recipe that it extends, itself, the keys of `sets`. Raises UsageError."""
+    written = _read_extended(path, ())
+    for key, value in sets:
+        written = assign(written, key, value, _expander(written))
+    return written
+
+
+def _read_extended(path: Path, above: tuple[Path, ...]) -> Written:
+    """The file laid over what it `extends`; `above`: the files that extend it."""
+    own = read_written(path)
+    base = own.value.get("extends")
+    if base is None:
+        return own
+    chain = (*above, path.resolve())
+    file = _find_base(base, path, chain)
+    below = _read_extended(file, chain).without("name", "description")
+    return lay(below, own.without("extends"), _expander(below))
+
+
+def _find_base(base: Written, path: Path, chain: tuple[Path, ...]) -> Path:
+    """The file that `extends` names: beside `path`, or a recipe that ships. Raises UsageError."""
+    where = f"{base.place} extends"
+    if not isinstance(base.value, str) or not base.value:
+        raise UsageError(f"{base.value!r} is not the name of a recipe", where=where, fix="write it like ../base.yaml")
+    beside = path.parent / base.value
+    try:
+        file = beside if beside.is_file() else find_recipe(base.value)
+    except UsageError as error:
+        raise UsageError(str(error), where=where) from error
+    if file.resolve() in chain:
+        circle = [*chain[chain.index(file.resolve()) :], file]
+        raise UsageError(f"goes round in a circle: {' > '.join(each.name for each in circle)}", where=where)
+    if len(chain) >= DEEPEST:
+        raise UsageError(f"more than {DEEPEST} recipes extend one another", where=where, fix="join some of them")
+    return file
+
+
+def _expander(written: Written) -> Expand:
+    """Knows where plain text stands for a mapping in a recipe: `data: digits` for `data: {source: digits}`."""
+    content = written.plain()
+
+    def expand(path: KeyPath, value: Any) -> dict[str, Any] | None:
+        for spec in specs_at(Recipe, content, path):
+            if spec.takes_text and not isinstance(value, bool):
+                with suppress(ValueError):
+                    return spec.parse_text(str(value))
+        return None
+
+    return expand
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of recipe files, for editors. A recipe that extends another need not name a model."""
+    schema = Recipe.model_json_schema()
+    base = {
+        "type": "string",
+        "minLength": 1,
+        "description": "the recipe to start from: a file beside it, or one that ships",
+    }
+    schema["properties"] = {"extends": base, **schema["properties"]}
+    schema["anyOf"] = [{"required": ["model"]}, {"required": ["extends"]}]
+    del schema["required"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgeopt recipe"} | schema
 
 
 def find_recipe(reference: str | Path) -> Path:
@@ -107,56 +198,22 @@ def list_recipes() -> list[str]:
     return sorted(path.stem for path in recipes_folder().glob("*.yaml"))
 
 
-def _read(path: Path) -> tuple[dict[Any, Any], yaml.MappingNode]:
-    """The content and its YAML nodes, which know their lines. Raises UsageError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot be read ({error})", where=str(path)) from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UsageError(f"is not YAML ({error.problem})", where=f"{path}:{line}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"is not YAML ({' '.join(str(error).split())})", where=str(path)) from error
-    if not isinstance(root, yaml.MappingNode):
-        raise UsageError("is not a recipe (a mapping with `model:`)", where=f"{path}:1")
-    _refuse_duplicates(root, path)
-    return content, root
-
-
-def _refuse_duplicates(node: yaml.Node, path: Path) -> None:
-    """YAML readers silently keep the last of two equal keys; here that is an error."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise UsageError(f"key {key.value!r} stands twice", where=f"{path}:{key.start_mark.line + 1}")
-            seen.add(key.value)
-            _refuse_duplicates(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicates(value, path)
-
-
-def _explain(error: ValidationError, path: Path, root: yaml.Node) -> UsageError:
+def _explain(error: ValidationError, path: Path, written: Written) -> UsageError:
     """The first problem, with its line, its key and what would do."""
-    first = error.errors()[0]
-    location = first["loc"]
-    line, key = _locate(root, location)
-    found, fix = problem(first), ""
+    first, content = error.errors()[0], written.plain()
+    keys = path_of(first["loc"], content)
+    place, found, fix = written.at(keys).place if keys else str(path), problem(first), ""
     if first["type"] == "extra_forbidden":
-        known = _keys_at(Recipe, location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, 1)
+        known = keys_at(Recipe, content, keys[:-1])
+        close = difflib.get_close_matches(str(keys[-1]), known, 1)
         fix = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
     elif first["type"] == "union_tag_invalid":
-        key += ".kind"
+        keys = (*keys, "kind")
         expected = str(first["ctx"]["expected_tags"]).replace("'", "")
         found = f"{first['ctx']['tag']!r} is not one of {expected}"
     elif first["type"] == "union_tag_not_found":
-        key, found = f"{key}.kind", "is missing"
-    return UsageError(found, where=f"{path}:{line} {key}".rstrip(), fix=fix)
+        keys, found = (*keys, "kind"), "is missing"
+    return UsageError(found, where=f"{place} {dotted(keys)}".rstrip(), fix=fix)
 
 
 def problem(error: Any) -> str:
@@ -175,53 +232,3 @@ def problem(error: Any) -> str:
 
 def _is_map(value: Any) -> bool:
     return isinstance(value, Mapping | Spec)
-
-
-def _locate(node: yaml.Node, location: Sequence[int | str]) -> tuple[int, str]:
-    """Line and written key (`stages[1].calibrator`) of a pydantic location; union tags are passed over."""
-    line, key = node.start_mark.line + 1, ""
-    for part in location:
-        if isinstance(part, int) and isinstance(node, yaml.SequenceNode) and part < len(node.value):
-            node = node.value[part]
-            line, key = node.start_mark.line + 1, f"{key}[{part}]"
-        elif isinstance(node, yaml.MappingNode):
-            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if pair is not None:
-                node = pair[1]
-                line, key = pair[0].start_mark.line + 1, f"{key}.{part}".lstrip(".")
-            elif part == location[-1]:
-                key = f"{key}.{part}".lstrip(".")
-    return line, key
-
-
-def _keys_at(kind: Any, location: Sequence[int | str]) -> list[str]:
-    """The keys that may stand at a pydantic location inside `kind`."""
-    specs = _specs_in(kind)
-    for part in location:
-        if isinstance(part, int):
-            continue
-        tagged = [spec for spec in specs if part in _tags(spec)]
-        if tagged:
-            specs = tagged
-            continue
-        specs = [
-            found
-            for spec in specs
-            if part in spec.model_fields
-            for found in _specs_in(spec.model_fields[str(part)].annotation)
-        ]
-    return sorted({name for spec in specs for name in spec.model_fields})
-
-
-def _tags(spec: type[Spec]) -> tuple[Any, ...]:
-    field = spec.model_fields.get("kind")
-    return get_args(field.annotation) if field is not None else ()
-
-
-def _specs_in(annotation: Any) -> list[type[Spec]]:
-    """The Spec classes an annotation speaks of, inside unions, tuples and mappings."""
-    if isinstance(annotation, type) and issubclass(annotation, Spec):
-        return [annotation]
-    if get_origin(annotation) in (Union, types.UnionType, tuple, list, dict, Annotated):
-        return [spec for inner in get_args(annotation) for spec in _specs_in(inner)]
-    return []

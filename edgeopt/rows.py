@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from edgeopt.data import Data
 from edgeopt.errors import StageFailed
 from edgeopt.machine import cpu_count
 from edgeopt.measure import Latency, Outcome, environment, evaluate, one_input, time_sessions
+from edgeopt.measure.changes import change_facts, pack_bits
+from edgeopt.measure.layers import time_layers
 from edgeopt.measure.statistics import paired_drop, wilson
 from edgeopt.model.profile import Profile, profile
 from edgeopt.model.runtime import open_session
@@ -30,6 +34,19 @@ EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
+class _Chain:
+    """The steps that one tier's artifact went through on its own."""
+
+    tier: str
+    path: str
+    steps: Sequence[Step]
+
+    def fact(self, name: str, otherwise: Any) -> Any:
+        """The first of its steps' facts of that name that says something."""
+        return next((fact for step in self.steps if (fact := step.finished.facts.get(name))), otherwise)
+
+
+@dataclass(frozen=True)
 class _Figures:
     """What was measured on one step's model."""
 
@@ -38,6 +55,8 @@ class _Figures:
     size_bytes: int
     profile: Profile
     latency: Latency
+    feeds: Mapping[str, np.ndarray]
+    """What it was timed on."""
     outcome: Outcome | None
 
 
@@ -56,7 +75,14 @@ def measure_steps(
     in_order = [*steps, *(step for chain in chains.values() for step in chain)]
     stage_rows = tuple(_stage_row(index, step, figures.get(id(step))) for index, step in enumerate(in_order))
     rows = tuple(
-        _row(tier, places[tier], figures[id(chain[-1])], figures[id(baseline)], circumstances, _offer(chain), progress)
+        _row(
+            _Chain(tier, places[tier], chain),
+            figures[id(chain[-1])],
+            figures[id(baseline)],
+            data,
+            circumstances,
+            progress,
+        )
         for tier, chain in chains.items()
     )
     return stage_rows, rows
@@ -106,6 +132,7 @@ def _measure(steps: Sequence[Step], baseline: int, data: Data | None, progress: 
             size_bytes=identity[1],
             profile=profile(step.finished.model, feeds=feeds[name]),
             latency=latencies[name],
+            feeds=feeds[name],
             outcome=outcomes.get(name),
         )
         for name, step, identity in zip(names, steps, map(identify, paths), strict=True)
@@ -146,43 +173,72 @@ def _stage_row(index: int, step: Step, figures: _Figures | None) -> StageRow:
 
 
 def _row(
-    tier: str, path: str, own: _Figures, base: _Figures, circumstances: Environment, offer: str, progress: Progress
+    chain: _Chain, own: _Figures, base: _Figures, data: Data | None, circumstances: Environment, progress: Progress
 ) -> Row:
+    speedups = base.latency.ratio_to(own.latency)
     return Row(
-        tier=tier,
-        path=path,
+        tier=chain.tier,
+        path=chain.path,
         sha256=own.sha256,
         precision=str(own.step.finished.facts.get("precision", "")),
         latency_low_ms=own.latency.low_ms,
         latency_high_ms=own.latency.high_ms,
         speedup=base.latency.median_ms / own.latency.median_ms,
+        speedup_low=speedups[0],
+        speedup_high=speedups[1],
+        rule_breaches=own.step.finished.facts.get("rule_breaches"),
         baseline=Baseline(
             name=f"{base.step.title} (float)",
             sha256=base.sha256,
             latency_low_ms=base.latency.low_ms,
             latency_high_ms=base.latency.high_ms,
+            correct_bits=pack_bits(base.outcome.correct if base.outcome else None),
             **_costs(base),
             **accuracy_facts(base.outcome),
         ),
         environment=circumstances,
-        layers=tuple(
-            Layer(
-                name=layer.name,
-                op=layer.op,
-                params=layer.params,
-                macs=layer.macs,
-                bytes=layer.weight_bytes,
-                output_bytes=layer.output_bytes,
-            )
-            for layer in own.profile.layers
-        ),
+        layers=_layers(own, chain.fact("layers_sqnr_db", {})),
         sizes=own.profile.sizes,
-        warnings=_warnings(own, base, offer),
+        correct_bits=pack_bits(own.outcome.correct if own.outcome else None),
+        warnings=_warnings(own, base, chain.fact("may_be_faster", "")),
         **_costs(own),
         **accuracy_facts(own.outcome),
         **against_facts(own.outcome, base.outcome),
+        **_change_facts(own.outcome, base.outcome, data),
         **_c_facts(own.step, progress),
     )
+
+
+def _layers(own: _Figures, sqnr_db: Mapping[str, float]) -> tuple[Layer, ...]:
+    """What each node costs, with the time of one more short run under the profiler."""
+    times = time_layers(
+        own.step.finished.model,
+        own.feeds,
+        (layer.name for layer in own.profile.layers),
+        latency_ms=own.latency.median_ms,
+        entries=own.step.tier.session if own.step.tier else None,
+        threads=LATENCY_THREADS,
+    )
+    return tuple(
+        Layer(
+            name=layer.name,
+            op=layer.op,
+            params=layer.params,
+            macs=layer.macs,
+            bytes=layer.weight_bytes,
+            output_bytes=layer.output_bytes,
+            live_bytes=layer.live_bytes,
+            time_ms=times.get(layer.name),
+            sqnr_db=sqnr_db.get(layer.name),
+        )
+        for layer in own.profile.layers
+    )
+
+
+def _change_facts(own: Outcome | None, base: Outcome | None, data: Data | None) -> dict[str, Any]:
+    if own is None or base is None or data is None:
+        return {}
+    return change_facts(own, base, data.test.labels, data.labels)
 
 
 def _c_facts(step: Step, progress: Progress) -> dict[str, Any]:
@@ -206,11 +262,6 @@ def _c_facts(step: Step, progress: Progress) -> dict[str, Any]:
             "c_basis": "as planned: not compiled, stack not counted",
             "ram_bytes": arena,
         }
-
-
-def _offer(chain: Sequence[Step]) -> str:
-    """What a stage of the chain says may make the artifact faster."""
-    return next((fact for step in chain if (fact := step.finished.facts.get("may_be_faster"))), "")
 
 
 def _warnings(own: _Figures, base: _Figures, offer: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ model it was given, and it writes nothing but checkpoints in `context.scratch`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +35,8 @@ class Context:
     """The tier a per-tier stage works for; None in a shared stage."""
     width_multiple: int = 1
     """Channel counts that every tier of the run likes: pruned widths are rounded up to it."""
+    artifact: Callable[[Model], StageResult] | None = None
+    """What the run's first tier would ship of a model, its limits aside, and the export's facts; None: no run."""
 
     def need_data(self, stage: str) -> Data:
         """The data, or a UsageError that names the stage that cannot go without."""
@@ -50,6 +53,8 @@ class StageResult:
     facts: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     """Texts to lay beside the model, by file name (such as `pruned.json`)."""
+    unfinished: bool = False
+    """Ctrl-C cut it short: this run goes on with what there is, the same command later goes on from `scratch`."""
 
 
 class Stage(Spec):
@@ -65,6 +70,14 @@ class Stage(Spec):
     def wanted(self, tier: Tier) -> bool:
         """Whether a per-tier stage has anything to do for `tier`."""
         return True
+
+    def needs_artifact(self) -> bool:
+        """Whether it asks `context.artifact`, so that a change in the tier's stages is a change of this one."""
+        return False
+
+    def draft(self) -> Stage:
+        """A per-tier stage in its quickest form, whose result takes as many bytes and as much RAM."""
+        return self
 
     def references(self) -> tuple[ModelRef, ...]:
         """Other models that the stage reads, so that a change in one of them is a change of the stage."""

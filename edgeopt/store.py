@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from edgeopt.stage import StageResult
 from edgeopt.tiers import Tier
 
 __all__ = ["Finished", "Step", "Store", "locked"]
+
+UNFINISHED = "unfinished"
+"""Stands for the key of a stage that Ctrl-C cut short: the same inputs do not find it, and go on from its scratch."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,10 @@ class Store:
         """What `work(scratch)` gives, from disk when it was done before. `key` hashes all that went in."""
         from edgeopt.model.load import save_model
 
-        place = self.folder / f"{title}-{key[:12]}"
-        found = self._read(place, key)
+        found = self.find(title, key)
         if found is not None:
             return found
-        scratch = self.folder / f".scratch-{key[:12]}"
+        place, scratch = self.folder / f"{title}-{key[:12]}", self.scratch(key)
         began = time.monotonic()
         try:
             result = work(scratch)
@@ -86,12 +88,31 @@ class Store:
             save_model(result.model, temporary / "model.onnx")
             for name, content in result.files.items():
                 (temporary / name).write_text(content)
-            record = {"key": key, "seconds": round(seconds, 3), "facts": result.facts}
+            stored = UNFINISHED if result.unfinished else key
+            record = {"key": stored, "seconds": round(seconds, 3), "facts": result.facts}
             (temporary / "stage.json").write_text(json.dumps(record, indent=2, default=str))
-        shutil.rmtree(scratch, ignore_errors=True)
-        done = self._read(place, key)
+        if not result.unfinished:
+            shutil.rmtree(scratch, ignore_errors=True)
+        done = self._read(place, stored)
         assert done is not None
         return Finished(place, done.model, done.facts, seconds, reused=False)
+
+    def scratch(self, key: str) -> Path:
+        """Where the stage keeps checkpoints while it works; there only when it was stopped."""
+        return self.folder / f".scratch-{key[:12]}"
+
+    def past(self, title: str) -> dict[str, Any] | None:
+        """The record (`seconds`, `facts`) of the latest finished stage of this title, whatever went into it."""
+        found = sorted(self.folder.glob(f"{title}-*/stage.json"), key=lambda path: path.stat().st_mtime)
+        for path in reversed(found):
+            with suppress(OSError, ValueError, KeyError):
+                record: dict[str, Any] = json.loads(path.read_text())
+                return {"seconds": record["seconds"], "facts": record["facts"]}
+        return None
+
+    def find(self, title: str, key: str) -> Finished | None:
+        """The finished stage that `key` hashes, or None where it has to be made."""
+        return self._read(self.folder / f"{title}-{key[:12]}", key)
 
     def _read(self, place: Path, key: str) -> Finished | None:
         """The stage in `place`, or None when it is not there or damaged (it is then made again)."""

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from edgeopt.report import Baseline, DataRow, Environment, Layer, Report, Row, StageRow
+from edgeopt.report import Baseline, Change, ClassChange, DataRow, Environment, Layer, Report, Row, StageRow
 
 ARTIFACTS = {"mcu": b"m" * 18_213, "jetson": b"j" * 19_877, "gpu": b"g" * 33_402}
 """Stand-ins for the artifact files, of the sizes the rows record."""
@@ -38,14 +38,48 @@ ENVIRONMENT = Environment(
     provider="CPUExecutionProvider",
 )
 
-LAYERS = (
-    Layer(name="features.0.conv", op="Conv", params=160, macs=9_216, bytes=208, output_bytes=1_024),
-    Layer(name="features.1.conv", op="Conv", params=2_320, macs=147_456, bytes=2_416, output_bytes=1_024),
-    Layer(name="features.2.conv", op="Conv", params=3_480, macs=55_296, bytes=3_600, output_bytes=384),
-    Layer(name="features.3.conv", op="Conv", params=5_208, macs=82_944, bytes=5_352, output_bytes=384),
-    Layer(name="pool", op="GlobalAveragePool", output_bytes=24),
-    Layer(name="classifier", op="Gemm", params=250, macs=240, bytes=290, output_bytes=10),
+LAYERS = tuple(
+    Layer(
+        name=name,
+        op=op,
+        params=params,
+        macs=macs,
+        bytes=size,
+        output_bytes=out,
+        live_bytes=live,
+        time_ms=ms,
+        sqnr_db=db,
+    )
+    for name, op, params, macs, size, out, live, ms, db in (
+        ("features.0.conv", "Conv", 160, 9_216, 208, 1_024, 1_088, 0.003, 41.2),
+        ("features.1.conv", "Conv", 2_320, 147_456, 2_416, 1_024, 2_048, 0.0095, 36.4),
+        ("features.2.conv", "Conv", 3_480, 55_296, 3_600, 384, 1_408, 0.0041, 30.8),
+        ("features.3.conv", "Conv", 5_208, 82_944, 5_352, 384, 768, 0.0062, 33.5),
+        ("pool", "GlobalAveragePool", 0, 0, 0, 24, 408, 0.001, None),
+        ("classifier", "Gemm", 250, 240, 290, 10, 34, None, 38.0),
+    )
 )
+
+DOT = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+"""A picture of one black pixel."""
+
+CHANGES = {
+    "correct_bits": "7" + "/" * 59,
+    "changed": 4,
+    "changes": (
+        Change(image=2, right="8", before="8", after="3"),
+        Change(image=114, right="8", before="8", after="3"),
+        Change(image=31, right="4", before="9", after="4"),
+        Change(image=290, right="5", before="8", after="3"),
+    ),
+    "classes": (
+        ClassChange(name="8", images=35, lost=2, gained=0),
+        ClassChange(name="4", images=36, lost=0, gained=1),
+    ),
+}
+"""Of the mcu artifact, beside the float model."""
 
 
 C_PROGRAM = {
@@ -66,7 +100,14 @@ def example_row(tier: str, **changes: Any) -> Row:
     """The row of one tier of `example_report`, with some fields replaced."""
     content = ARTIFACTS[tier]
     figures: dict[str, dict[str, Any]] = {
-        "mcu": {"precision": "int8", "accuracy": 0.9806, "drop_points": 0.56, "latency_ms": 0.0287, **C_PROGRAM},
+        "mcu": {
+            "precision": "int8",
+            "accuracy": 0.9806,
+            "drop_points": 0.56,
+            "latency_ms": 0.0287,
+            **C_PROGRAM,
+            **CHANGES,
+        },
         "jetson": {"precision": "int8", "accuracy": 0.9833, "drop_points": 0.28, "latency_ms": 0.0301},
         "gpu": {"precision": "fp16", "accuracy": 0.9861, "drop_points": 0.0, "latency_ms": 0.0455},
     }
@@ -98,7 +139,12 @@ def example_row(tier: str, **changes: Any) -> Row:
 
 def _history(first: float, epochs: int) -> list[dict[str, float]]:
     return [
-        {"epoch": n, "loss": round(first * 0.8**n + 0.04, 4), "accuracy": round(0.985 - 0.3 * 0.7**n, 4)}
+        {
+            "epoch": n,
+            "loss": round(first * 0.8**n + 0.04, 4),
+            "accuracy": round(0.985 - 0.3 * 0.7**n, 4),
+            "lr": 0.01 / (n + 1),
+        }
         for n in range(epochs)
     ]
 
@@ -143,7 +189,15 @@ def example_stages() -> tuple[StageRow, ...]:
             kind="prune",
             title="Prune 27 % of the MACs",
             settings={"target": {"macs": "-27%"}, "criterion": {"kind": "magnitude", "norm": 2}},
-            facts={"channels_removed": 0.15, "frozen": ["classifier"], "history": _history(0.6, 12)},
+            facts={
+                "channels_removed": 0.15,
+                "frozen": ["classifier"],
+                "groups": [
+                    {"name": "features.0.conv.weight", "channels_before": 16, "channels_after": 16},
+                    {"name": "features.2.conv.weight", "channels_before": 32, "channels_after": 24},
+                ],
+                "history": _history(0.6, 12),
+            },
             seconds=11.4,
             accuracy=0.9833,
             accuracy_low=0.9641,
@@ -171,7 +225,8 @@ def example_report(**changes: Any) -> Report:
         "seconds": 83.6,
         "stages": example_stages(),
         "tiers": (example_row("mcu"), example_row("jetson"), example_row("gpu")),
-        "limits": {"mcu": {"size": "20KB", "drop": "1pt"}, "all": {"accuracy": "97%"}},
+        "limits": {"mcu": {"size": "20KB", "drop": "2pt"}, "all": {"accuracy": "95%"}},
+        "pictures": {"2": DOT, "31": DOT},
     }
     return Report.model_validate(fields | changes)
 

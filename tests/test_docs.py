@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeopt.reference import to_reference
 from edgeopt.report import read_report
 from edgeopt.units import format_bytes
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
@@ -21,6 +22,11 @@ def test_the_worked_examples_of_adding_a_method_run() -> None:
     names: dict[str, object] = {"__name__": "adding"}
     for example in examples:
         exec(compile(example, "docs/adding.md", "exec"), names)
+
+
+def test_the_way_back_to_torch_runs() -> None:
+    (example,) = PYTHON.findall((ROOT / "docs" / "pruning.md").read_text())
+    exec(compile(example, "docs/pruning.md", "exec"), {"__name__": "pruning"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -41,3 +47,14 @@ def test_the_results_in_the_readme_are_those_of_the_models_that_ship() -> None:
             f"| {100 * row.accuracy_low:.2f} to {100 * row.accuracy_high:.2f} % | {row.drop_points:.2f} pt |"
         )
         assert line in text
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    """`edgeopt explain --markdown > docs/reference.md` after a change."""
+    assert (ROOT / "docs" / "reference.md").read_text() == to_reference()
+
+
+def test_every_page_of_the_site_is_in_its_navigation_and_is_there() -> None:
+    navigation = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(navigation) == sorted(pages)

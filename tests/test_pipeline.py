@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -69,6 +70,28 @@ def test_each_tier_has_its_artifact_as_the_tier_wants_it(finished: Path) -> None
         onnx.checker.check_model(proto, full_check=True)
 
 
+def test_the_report_knows_each_image_and_each_layer(finished: Path, report: dict) -> None:
+    """Against the answers of the artifacts themselves."""
+    data = load_data(DataSpec(source="digits"))
+    assert data.test.labels is not None
+    for row in report["tiers"]:
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(row["correct_bits"]), np.uint8))[: row["samples"]]
+        assert bits.mean() == pytest.approx(row["accuracy"])
+        base = np.unpackbits(np.frombuffer(base64.b64decode(row["baseline"]["correct_bits"]), np.uint8))[: len(bits)]
+        assert 100 * (base.mean() - bits.mean()) == pytest.approx(row["drop_points"])
+        assert row["changed"] == round((1 - row["agreement"]) * row["samples"])
+        for change in row["changes"]:
+            assert change["right"] == data.labels[data.test.labels[change["image"]]]
+            assert (change["after"] == change["right"]) == bool(bits[change["image"]])
+        timed = [layer for layer in row["layers"] if layer["time_ms"] is not None]
+        assert sum(layer["time_ms"] for layer in timed) > 0
+        assert max(layer["live_bytes"] for layer in row["layers"]) == row["peak_ram_bytes"]
+        weighted = [layer for layer in row["layers"] if layer["op"] in ("Conv", "Gemm")]
+        assert all((layer["sqnr_db"] is not None) == (row["precision"] == "int8") for layer in weighted)
+    assert set(report["pictures"]) <= {str(own["image"]) for row in report["tiers"] for own in row["changes"]}
+    assert len(report["pictures"]) == min(24, len({own["image"] for row in report["tiers"] for own in row["changes"]}))
+
+
 def test_the_report_measures_what_lies_on_disk(finished: Path, report: dict) -> None:
     data = load_data(DataSpec(source="digits"))
     for row in report["tiers"]:
@@ -83,6 +106,8 @@ def test_the_report_measures_what_lies_on_disk(finished: Path, report: dict) -> 
         base = row["baseline"]
         assert row["drop_points"] == pytest.approx(100 * (base["accuracy"] - row["accuracy"]))
         assert row["speedup"] == pytest.approx(base["latency_ms"] / row["latency_ms"])
+        assert 0 < row["speedup_low"] <= row["speedup_high"]
+        assert row["rule_breaches"] == (0 if row["precision"] == "int8" else None)
 
 
 def test_the_baseline_is_the_network_that_was_trained_last(report: dict) -> None:

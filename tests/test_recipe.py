@@ -1,11 +1,15 @@
 """Recipes: read strictly, and wrong ones named by file, line and key."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from edgeopt.errors import UsageError
-from edgeopt.recipe import list_recipes, load_recipe
+from edgeopt.recipe import find_recipe, list_recipes, load_recipe, recipe_schema
 
 GOOD = """\
 model: {source: edgeopt:residual, settings: {width: 8}}
@@ -111,3 +115,133 @@ def test_a_tier_is_written_nowhere_but_in_a_folder_of_its_own(tmp_path: Path, na
 def test_a_wrong_value_is_shown_and_explained_without_python_words(tmp_path: Path, line: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         load_recipe(write(tmp_path, f"model: edgeopt:residual\n{line}\n"))
+
+
+DERIVED = "extends: recipe.yaml\nstages:\n  - kind: quantize\n    samples: 8\ngate:\n  mcu: {drop: 2pt}\n"
+
+
+def derive(folder: Path, text: str = DERIVED) -> Path:
+    """`derived.yaml`, beside the recipe that it extends."""
+    write(folder, GOOD)
+    path = folder / "derived.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_extends_another_mappings_merge_and_lists_are_replaced(tmp_path: Path) -> None:
+    derived = load_recipe(derive(tmp_path))
+    assert derived.name == "derived"
+    assert derived.model == load_recipe(tmp_path / "recipe.yaml").model
+    assert [stage.samples for stage in derived.stages] == [8]
+    assert (derived.gate["mcu"].size, derived.gate["mcu"].drop) == (20_000, 2.0)
+
+
+def test_the_hash_is_that_of_the_result(tmp_path: Path) -> None:
+    derived = load_recipe(derive(tmp_path))
+    whole = tmp_path / "whole.yaml"
+    whole.write_text(
+        GOOD.replace("drop: 1pt", "drop: 2pt").replace("calibrator: {kind: percentile, percentile: 99.9}", "samples: 8")
+    )
+    assert derived.digest() == load_recipe(whole).model_copy(update={"name": "derived"}).digest()
+    (tmp_path / "recipe.yaml").write_text(GOOD.replace("width: 8", "width: 9"))
+    assert load_recipe(tmp_path / "derived.yaml").digest() != derived.digest()
+
+
+def test_another_kind_replaces_a_method_whole_and_text_takes_keys(tmp_path: Path) -> None:
+    sets: list[tuple[str, Any]] = [("stages.quantize.calibrator", {"kind": "mse"}), ("data.limit", 100)]
+    recipe = load_recipe(write(tmp_path, GOOD), sets)
+    assert recipe.stages[0].calibrator.kind == "mse"
+    assert (recipe.data.source, recipe.data.limit) == ("digits", 100)
+    same = load_recipe(write(tmp_path, GOOD), [("stages.0.calibrator.percentile", 98)])
+    assert same.stages[0].calibrator.percentile == 98
+
+
+def test_null_takes_back_the_limits_of_a_tier(tmp_path: Path) -> None:
+    path = derive(tmp_path, "extends: recipe.yaml\ntiers: [gpu]\ngate: {mcu: null}\n")
+    assert load_recipe(path).gate == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("extends: derived.yaml\n", "derived.yaml:1 extends: goes round in a circle: derived.yaml > derived.yaml"),
+        ("seed: 1\nextends: none.yaml\n", r"derived.yaml:2 extends: none.yaml: no such recipe"),
+        ("extends: [recipe.yaml]\n", "derived.yaml:1 extends: .* is not the name of a recipe"),
+        ("extends: recipe.yaml\nseed: -1\n", "derived.yaml:2 seed: -1"),
+        ("extends: recipe.yaml\ngate:\n  mcu:\n    sise: 1\n", "derived.yaml:4 gate.mcu.sise: .*'size'"),
+    ],
+)
+def test_what_is_wrong_with_extends_is_named_by_file_and_line(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        load_recipe(derive(tmp_path, text))
+
+
+def test_an_error_in_the_extended_recipe_names_that_file(tmp_path: Path) -> None:
+    path = derive(tmp_path, "extends: recipe.yaml\nseed: 1\n")
+    write(tmp_path, GOOD.replace("99.9", "120"))
+    with pytest.raises(UsageError, match=r"recipe.yaml:5 stages\[0\].calibrator.percentile"):
+        load_recipe(path)
+
+
+def test_recipes_do_not_extend_one_another_without_end(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    for number in range(12):
+        base = f"r{number - 1}.yaml" if number else "recipe.yaml"
+        (tmp_path / f"r{number}.yaml").write_text(f"extends: {base}\n")
+    assert load_recipe(tmp_path / "r6.yaml").seed == 0
+    with pytest.raises(UsageError, match="more than 8 recipes extend"):
+        load_recipe(tmp_path / "r11.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("stages.prune.target", "x", "--set stages.prune.target: there is no entry 'prune'; stages has 0 quantize"),
+        ("stages.3.samples", 1, "there is no entry '3'; stages has 0 quantize"),
+        ("stages.0.sampels", 1, r"--set stages.0.sampels stages\[0\].sampels: .*did you mean 'samples'"),
+        ("tiers.0.x", 1, "tiers.0. is 'mcu', which has no key 'x'"),
+        ("seed", -1, "--set seed seed: -1 should be"),
+        ("sede", 1, "did you mean 'seed'"),
+    ],
+)
+def test_a_wrong_set_names_the_key_and_what_is_there(tmp_path: Path, key: str, value: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        load_recipe(write(tmp_path, GOOD), [(key, value)])
+
+
+def test_a_kind_that_stands_twice_is_named_by_position(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace("tiers:", "  - {kind: quantize}\ntiers:"))
+    with pytest.raises(UsageError, match="2 entries are of kind 'quantize'; stages has 0 quantize, 1 quantize"):
+        load_recipe(path, [("stages.quantize.samples", 1)])
+    assert load_recipe(path, [("stages.1.samples", 1)]).stages[1].samples == 1
+
+
+def test_anchors_and_merge_keys_are_read_and_an_anchor_in_itself_is_refused(tmp_path: Path) -> None:
+    text = GOOD.replace("{size: 20KB, drop: 1pt}", "&limits {size: 20KB}\n  all: {<<: *limits, drop: 1pt}")
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.gate["all"].size == recipe.gate["mcu"].size == 20_000
+    with pytest.raises(UsageError, match="anchor holds itself"):
+        load_recipe(write(tmp_path, "model: &m {source: edgeopt:residual, settings: *m}\n"))
+
+
+def test_the_schema_that_is_checked_in_is_the_one_of_the_code() -> None:
+    """`edgeopt recipe schema > docs/recipe.schema.json` after a change."""
+    checked_in = Path(__file__).parents[1] / "docs" / "recipe.schema.json"
+    assert json.loads(checked_in.read_text()) == recipe_schema()
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_shipped_recipes_hold_by_the_schema_and_point_editors_to_it(name: str) -> None:
+    text = find_recipe(name).read_text()
+    jsonschema.validate(yaml.safe_load(text), recipe_schema(), cls=jsonschema.Draft202012Validator)
+    pointer = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+    assert (find_recipe(name).parent / pointer).is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("calibrator:", "calibratr:"), ("kind: quantize", "kind: quantise"), ("model:", "modle:")]
+)
+def test_the_schema_refuses_what_the_reader_refuses(old: str, new: str) -> None:
+    jsonschema.validate(yaml.safe_load(GOOD), recipe_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(GOOD.replace(old, new)), recipe_schema())

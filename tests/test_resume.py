@@ -17,7 +17,11 @@ model: {source: edgeopt:residual, settings: {channels: 1, size: 8, width: 4, blo
 data: digits
 stages:
   - {kind: train, fit: {epochs: 3, batch_size: 64}}
-  - {kind: prune, target: {params: -20%}, round_to: 1, finetune: {epochs: 2, batch_size: 64}}
+  - kind: prune
+    target: {params: -20%}
+    round_to: 1
+    schedule: {kind: iterative, steps: 2}
+    finetune: {epochs: 2, batch_size: 64}
   - {kind: quantize, calibrator: {kind: minmax}, samples: 32}
 tiers: [mcu, gpu]
 """

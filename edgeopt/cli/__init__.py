@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +28,9 @@ COMMANDS = {
     "report": "Show a finished report as a table, markdown, HTML or JSON.",
     "verify": "Build a model's C program, run it, compare it with onnxruntime; sizes, instructions.",
     "gate": "Check a report or a model against limits; exit 1 when one is exceeded.",
+    "compare": "Show what changed between two reports, or between two models.",
     "recipe": "List, show, check and make recipes.",
+    "explain": "Say what a key of a recipe, a tier or a device means, with an example.",
     "tiers": "List the tiers and their limits.",
     "doctor": "Say what this machine has and what is missing.",
 }
@@ -48,7 +50,10 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load_command(str(name)) if command is not None else None, rest
+        try:
+            return name, load_command(str(name)) if command is not None else None, rest
+        except KeyboardInterrupt as error:  # while its modules load
+            raise typer.Exit(130) from error
 
 
 def load_command(name: str) -> Any:
@@ -68,21 +73,36 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def command(*args: Any, **options: Any) -> None:
+        from edgeopt.cli.console import quietly
         from edgeopt.errors import EdgeoptError
 
         try:
-            function(*args, **options)
+            with quietly(options.pop(QUIET.name, False)):
+                function(*args, **options)
         except EdgeoptError as error:
             typer.echo(f"edgeopt: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            typer.echo("\nedgeopt: stopped", err=True)
+            typer.echo("\nedgeopt: stopped; nothing was written, the same command starts again", err=True)
             raise typer.Exit(130) from error
 
     shape = signature(function, eval_str=True)
+    parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in shape.parameters.values()]
+    shape = shape.replace(parameters=[*parameters, QUIET])
     command.__signature__ = shape  # type: ignore[attr-defined]
     command.__annotations__ = {name: p.annotation for name, p in shape.parameters.items()}
     return command
+
+
+QUIET = Parameter(
+    "quiet",
+    Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no warnings; of a run, the verdict alone.")
+    ],
+)
+"""What every command takes."""
 
 
 app = typer.Typer(

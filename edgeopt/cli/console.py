@@ -1,26 +1,76 @@
 """The terminal: where tables go, and how long work shows itself there.
 
-On a terminal: a live line with stage, step, ETA and a metric. Elsewhere (CI, a pipe): one plain line a stage and
-nothing that needs a cursor.
+On a terminal: a live line with stage, step, time left, a metric and its course, and one line that stays when a stage is
+done. Elsewhere (CI, a pipe): plain lines when a stage begins and ends and twice a minute in between, and nothing that
+needs a cursor. With `--quiet`: nothing.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import pairwise
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from edgeopt.progress import Progress as ProgressBase
 
-__all__ = ["TerminalProgress", "console", "print_json"]
+__all__ = ["NARROW", "TerminalProgress", "bar", "console", "is_quiet", "print_json", "quietly", "sparkline"]
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+PLAIN_WIDTH = 100
+"""Of a table in a pipe or a file, unless COLUMNS says otherwise."""
+NARROW = 72
+"""Columns below which a display leaves out what it can do without."""
+SPARKS = "▁▂▃▄▅▆▇█"
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+SPARK_WIDTH = 10
+SAY_EVERY_S = 30.0
+"""Seconds between the lines that say how far long work is where there is no terminal."""
+WORTH_SAYING_S = 1.0
+
+
+@contextmanager
+def quietly(quiet: bool) -> Iterator[None]:
+    """Inside, no progress and no warnings are shown if `quiet`, and commands that make artifacts print the verdict."""
+    token = _quiet.set(quiet or _quiet.get())
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def is_quiet() -> bool:
+    """Whether the command was given --quiet."""
+    return _quiet.get()
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console for stdout (or stderr); plain and at most 100 columns wide when it is not a terminal."""
+    """A rich console for stdout (or stderr); where it is not a terminal plain, and 100 columns wide unless COLUMNS is
+    set."""
     terminal = Console(stderr=stderr, highlight=False)
-    return terminal if terminal.is_terminal else Console(stderr=stderr, highlight=False, width=100, soft_wrap=True)
+    if terminal.is_terminal:
+        return terminal
+    width = int(columns) if (columns := os.environ.get("COLUMNS", "")).isdigit() else PLAIN_WIDTH
+    return Console(stderr=stderr, highlight=False, width=width, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -31,18 +81,50 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
+def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
+    """The course of `values` in at most `width` characters, each the mean of its share of them: `█▅▃▂▁`."""
+    count = min(width, len(values))
+    if count < 2:
+        return ""
+    edges = [round(part * len(values) / count) for part in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, span = min(means), max(means) - min(means)
+    return "".join(SPARKS[round((mean - low) / span * (len(SPARKS) - 1)) if span else 0] for mean in means)
+
+
+def bar(share: float, width: int = 10) -> str:
+    """A bar that fills `share` (0 to 1) of `width` characters, to an eighth of one."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    return (EIGHTHS[8] * (eighths // 8) + EIGHTHS[eighths % 8]).strip()
+
+
+class _Metric(ProgressColumn):
+    """The latest reading, and where there is room its course."""
+
+    def __init__(self, *, with_course: bool) -> None:
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
+        self.with_course = with_course
+
+    def render(self, task: Task) -> Text:
+        course = sparkline(task.fields["readings"]) if self.with_course else ""
+        return Text(f"{task.fields['metric']} {course}".strip(), style="dim")
+
+
 class TerminalProgress(ProgressBase):
     """Draws on stderr, so that stdout holds results only. Use as a context manager."""
 
     def __init__(self) -> None:
         self._console = console(stderr=True)
-        self._live = self._console.is_terminal
+        self._shown = not is_quiet()
+        self._live = self._shown and self._console.is_terminal and not self._console.is_dumb_terminal
+        roomy = self._console.width >= NARROW
+        self._course = roomy and not self._console.options.ascii_only
         self._bar = Progress(
-            TextColumn("  [cyan]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("[dim]{task.fields[metric]}"),
+            TextColumn("  {task.description}", style="cyan", markup=False, table_column=_one_line()),
+            BarColumn(bar_width=16 if roomy else 8),
+            MofNCompleteColumn(table_column=_one_line()),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=_one_line()),
+            _Metric(with_course=self._course),
             console=self._console,
             transient=True,
             disable=not self._live,
@@ -50,6 +132,10 @@ class TerminalProgress(ProgressBase):
         self._task: TaskID | None = None
         self._began: float | None = None
         self._title = ""
+        self._stages = self._number = 0
+        self._label, self._total, self._done = "", 0, 0
+        self._metric, self._readings = "", list[float]()
+        self._due = self._loop_began = 0.0
 
     def __enter__(self) -> TerminalProgress:
         self._bar.start()
@@ -61,35 +147,75 @@ class TerminalProgress(ProgressBase):
         self._finish(ok=kind is None)
         self._bar.stop()
 
+    def expect(self, stages: int) -> None:
+        self._stages, self._number = stages, 0
+
     def stage(self, title: str) -> None:
         self._finish(ok=True)
-        self._title, self._began = title, time.monotonic()
+        self._number += 1
+        self._title = f"{self._number}/{self._stages} {title}" if self._stages else title
+        self._began = time.monotonic()
+        self._metric, self._readings = "", []
         if not self._live:
-            self._console.print(title, markup=False)
+            self._say(self._title)
 
     def start(self, label: str, total: int) -> None:
         self._drop()
-        self._task = self._bar.add_task(f"{self._title}: {label}" if self._title else label, total=total, metric="")
+        self._label, self._total, self._done = label, total, 0
+        self._metric, self._readings = "", []
+        self._loop_began = time.monotonic()
+        self._due = self._loop_began + SAY_EVERY_S
+        if self._live:
+            text = f"{self._title}: {label}" if self._title else label
+            self._task = self._bar.add_task(text, total=total, metric="", readings=self._readings)
 
     def advance(self, steps: int = 1, metric: str = "") -> None:
-        if self._task is None:
-            return
+        self._done += steps
         if metric:
-            self._bar.update(self._task, advance=steps, metric=metric)
-        else:
-            self._bar.advance(self._task, steps)
+            self._metric = metric
+            if (number := re.search(r"-?\d+(\.\d+)?", metric)) is not None:
+                self._readings.append(float(number[0]))
+        if self._task is not None:
+            self._bar.update(self._task, advance=steps, metric=self._metric)
+        elif time.monotonic() >= self._due and self._total:
+            self._due = time.monotonic() + SAY_EVERY_S
+            self._say(f"  {self._label} {self._done}/{self._total}{self._left()}  {self._metric}".rstrip())
 
     def warn(self, message: str) -> None:
-        self._console.print(f"warning: {message}", style="yellow", markup=False)
+        if self._shown:
+            self._console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def _left(self) -> str:
+        """What the rest of the loop will take, if it goes on like this."""
+        if not 0 < self._done < self._total:
+            return ""
+        seconds = (time.monotonic() - self._loop_began) / self._done * (self._total - self._done)
+        return f", about {seconds:.0f} s left"
+
+    def _say(self, line: str) -> None:
+        if self._shown:
+            self._console.print(line, markup=False)
 
     def _finish(self, *, ok: bool) -> None:
         self._drop()
-        if self._began is not None and self._live:
-            mark = "[green]done[/]" if ok else "[red]stopped[/]"
-            self._console.print(f"{mark} {self._title} [dim]{time.monotonic() - self._began:.1f} s[/]")
+        if self._began is None:
+            return
+        seconds = time.monotonic() - self._began
+        course = sparkline(self._readings) if self._course and len(self._readings) > 2 else ""
+        told = "  ".join(filter(None, [f"{seconds:.1f} s", self._metric, course]))
+        if self._live:
+            mark = Text("done ", "green") if ok else Text("stopped ", "red")
+            line = mark + Text(self._title + "  ") + Text(told, "dim")
+            self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        elif ok and (seconds >= WORTH_SAYING_S or self._metric):
+            self._say(f"  {told}")
         self._began = None
 
     def _drop(self) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
+
+
+def _one_line() -> Column:
+    return Column(no_wrap=True, overflow="ellipsis")

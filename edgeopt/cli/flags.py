@@ -8,23 +8,23 @@ of an inner Spec such as `fit` stand beside them (`--epochs`, `--lr`). Every oth
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from pydantic import BeforeValidator, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from edgeopt.cli.running import Common, read_setting
 from edgeopt.errors import UsageError
+from edgeopt.keys import has_unit, is_spec, members_of, tag_of
 from edgeopt.recipe import problem
 from edgeopt.spec import Spec
 from edgeopt.stage import Stage
 
-__all__ = ["Flags", "build", "with_flags"]
+__all__ = ["Flags", "build", "flag_paths", "with_flags"]
 
 UNSET = None
 
@@ -39,7 +39,7 @@ def with_flags(stage: type[Stage], function: Callable[..., None], skip: tuple[st
     """
     shared = dict(signature(Common, eval_str=True).parameters)
     own = {n: p for n, p in signature(function, eval_str=True).parameters.items() if n not in ("common", "flags")}
-    paths = {name: path for name, path in _scalar_paths(stage).items() if name not in {*shared, *own, *skip}}
+    paths = {name: path for name, path in flag_paths(stage).items() if name not in {*shared, *own, *skip}}
     options = {name: _option(name, _field_at(stage, path)) for name, path in paths.items()}
 
     def command(**values: Any) -> None:
@@ -83,7 +83,7 @@ def build(stage: type[Stage], flags: Flags, sets: list[str] | None = None) -> St
 
 def _plain(field: FieldInfo) -> type[Spec] | None:
     """The Spec that a plain string may stand for in this field."""
-    members = [member for member in _members(field.annotation) if _is_spec(member) and member.takes_text]
+    members = [member for member in members_of(field.annotation) if is_spec(member) and member.takes_text]
     return members[0] if len(members) == 1 else None
 
 
@@ -103,7 +103,7 @@ def _place(settings: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     settings[path[-1]] = last | value if isinstance(last, dict) and isinstance(value, dict) else value
 
 
-def _scalar_paths(spec: type[Spec], prefix: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
+def flag_paths(spec: type[Spec], prefix: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
     """Flag name -> path of the field; inner Specs contribute their scalar fields under their own names."""
     found: dict[str, tuple[str, ...]] = {}
     for name, field in spec.model_fields.items():
@@ -112,7 +112,7 @@ def _scalar_paths(spec: type[Spec], prefix: tuple[str, ...] = ()) -> dict[str, t
         if _type_of(field) is not None:
             found.setdefault(name, (*prefix, name))
         elif not prefix and (inner := _inner_spec(field)) is not None:
-            for key, path in _scalar_paths(inner, (name,)).items():
+            for key, path in flag_paths(inner, (name,)).items():
                 found.setdefault(key, path)
     return found
 
@@ -141,14 +141,14 @@ def _option(name: str, field: FieldInfo) -> Parameter:
 
 def _type_of(field: FieldInfo) -> Any:
     """The type a flag for this field takes; None when it is too rich for a flag."""
-    members = [member for member in _members(field.annotation) if member is not type(None)]
-    if len(members) == 1 and _is_spec(members[0]) and members[0].takes_text:
+    members = [member for member in members_of(field.annotation) if member is not type(None)]
+    if len(members) == 1 and is_spec(members[0]) and members[0].takes_text:
         return str
-    if all(_is_spec(member) for member in members) and len(members) > 0:
+    if all(is_spec(member) for member in members) and len(members) > 0:
         return _choice(tuple(_kinds(members))) if _is_family(field) else None
     for simple in (bool, int, float, str):
         if members[0] is simple:
-            return str if str in members or _has_units(field) else simple
+            return str if str in members or has_unit(field) else simple
     if get_origin(members[0]) is Literal:
         return _choice(get_args(members[0]))
     if _is_list_of_family(field) or (get_origin(members[0]) is tuple and get_args(members[0])[0] is str):
@@ -156,51 +156,32 @@ def _type_of(field: FieldInfo) -> Any:
     return Path if members[0] is Path else None
 
 
-def _has_units(field: FieldInfo) -> bool:
-    """Whether it may be written with its unit: `100KB`, `0.5pt`."""
-    parts = [field.annotation, *get_args(field.annotation)]
-    metadata = [*field.metadata, *(entry for part in parts for entry in getattr(part, "__metadata__", ()))]
-    return any(isinstance(entry, BeforeValidator) for entry in metadata)
-
-
 def _choice(values: tuple[Any, ...]) -> Any:
     return Literal[values]
 
 
 def _kinds(members: list[Any]) -> list[str]:
-    return [get_args(member.model_fields["kind"].annotation)[0] for member in members]
+    return [str(tag_of(member)) for member in members]
 
 
 def _is_family(field: FieldInfo) -> bool:
-    members = [member for member in _members(field.annotation) if _is_spec(member)]
+    members = [member for member in members_of(field.annotation) if is_spec(member)]
     return bool(members) and all("kind" in member.model_fields for member in members)
 
 
 def _is_list_of_family(field: FieldInfo) -> bool:
     members = _listed(field)
-    return bool(members) and all(_is_spec(member) and "kind" in member.model_fields for member in members)
+    return bool(members) and all(is_spec(member) and "kind" in member.model_fields for member in members)
 
 
 def _listed(field: FieldInfo) -> list[Any]:
     """What the elements of a `tuple[X, ...]` field may be; nothing for other fields."""
-    members = _members(field.annotation)
+    members = members_of(field.annotation)
     alone = len(members) == 1 and get_origin(members[0]) is tuple
-    return _members(get_args(members[0])[0]) if alone else []
+    return members_of(get_args(members[0])[0]) if alone else []
 
 
 def _inner_spec(field: FieldInfo) -> type[Spec] | None:
-    members = [member for member in _members(field.annotation) if _is_spec(member)]
+    members = [member for member in members_of(field.annotation) if is_spec(member)]
     single = len(members) == 1 and not _is_family(field) and not members[0].takes_text
     return members[0] if single else None
-
-
-def _members(annotation: Any) -> list[Any]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [inner for member in get_args(annotation) for inner in _members(member)]
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    return [annotation]
-
-
-def _is_spec(member: Any) -> bool:
-    return isinstance(member, type) and issubclass(member, Spec)

@@ -1,23 +1,41 @@
-"""`edgeopt gate`: check a report, or a bare .onnx file, against limits."""
+"""`edgeopt gate`: check reports, or bare .onnx files, against limits and against a stored report."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from edgeopt import gate as gates
-from edgeopt.cli.console import console, print_json
+from edgeopt.cli.complete import complete_tier
+from edgeopt.cli.gate_outputs import Output, parse_outputs, record, write_badges, write_outputs
 from edgeopt.errors import GateFailed, UsageError
+from edgeopt.gate.formats import Checked
 from edgeopt.report.report import Report, read_report
 
 Flag = list[str] | None
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is to hold, whatever file is looked at."""
+
+    given: dict[str, gates.Limits]
+    limits: Path | None
+    regressions: list[gates.Regression]
+    baseline: Path | None
+    tier: str | None
+    allow_uncertain: bool
+    report_only: bool
+
+
 def gate(
-    path: Annotated[Path, typer.Argument(help="A run's report.json (or its folder), or an .onnx file.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="REPORT...", help="A run's report.json (or its folder), or .onnx files; several."),
+    ],
     max_size: Annotated[
         Flag, typer.Option(metavar="[TIER=]SIZE", help="Largest file, such as 100KB; mcu=100KB for one tier.")
     ] = None,
@@ -46,16 +64,55 @@ def gate(
     max_mismatches: Annotated[
         Flag, typer.Option(metavar="[TIER=]COUNT", help="Most outputs of the C program that differ, such as 0.")
     ] = None,
+    max_lint: Annotated[
+        Flag, typer.Option(metavar="[TIER=]COUNT", help="Most breaches of the tier's Q/DQ rules, such as jetson=0.")
+    ] = None,
+    operators: Annotated[
+        Flag,
+        typer.Option(
+            metavar="[TIER=]NAMES", help="Operators it may be made of, such as Conv,Relu; a tier stands for its own."
+        ),
+    ] = None,
     limits: Annotated[
         Path | None,
         typer.Option(help="YAML file of limits, shaped as a recipe's gate; flags go before it."),
     ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A stored report.json, such as that of the main branch, to compare with.")
+    ] = None,
+    max_regression: Annotated[
+        Flag,
+        typer.Option(
+            metavar="[TIER:]FIGURE=AMOUNT",
+            help="How much worse than --baseline a figure may be: size=2% accuracy=0.3pt latency=10%.",
+        ),
+    ] = None,
+    allow_uncertain: Annotated[
+        bool,
+        typer.Option("--allow-uncertain", help="Where the samples cannot tell, let the measured figure decide."),
+    ] = False,
+    tier: Annotated[
+        str | None,
+        typer.Option("--tier", "-t", help="What .onnx files were made for.", autocompletion=complete_tier),
+    ] = None,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Do not look for the artifact files beside the report.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
+    format: Annotated[
+        Flag,
+        typer.Option(
+            metavar="NAME[=FILE]", help="text, json, junit, github or markdown, on the screen or in FILE; repeat."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
+    history: Annotated[
+        Path | None, typer.Option(help="Append commit, time, figures and verdict to this file, one line a report.")
+    ] = None,
+    badge: Annotated[
+        Flag, typer.Option(metavar="[TIER=]FILE", help="Write an SVG badge: the verdict, or a tier's figures.")
+    ] = None,
 ) -> None:
-    """Exit 0 when every limit holds, 1 when one does not.
+    """Exit 0 when every limit holds, 1 when one does not or the samples cannot tell, 2 when the question is wrong.
 
     Limits come from the flags and --limits; without any, from the recipe that made the report. A limit on a
     figure that the report does not have fails, and so does an artifact that changed since it was measured.
@@ -72,37 +129,111 @@ def gate(
         "flash": max_flash,
         "instructions": max_instructions,
         "mismatches": max_mismatches,
+        "lint": max_lint,
+        "operators": operators,
     }
-    given = gates.parse_flags({limit: texts or [] for limit, texts in flags.items()})
-    verdicts = _verdicts(path / "report.json" if path.is_dir() else path, given, limits, report_only)
-    _show(verdicts, as_json)
-    failed = sum(not verdict.ok for verdict in verdicts)
-    if failed:
-        raise GateFailed(f"{failed} of {len(verdicts)} checks failed", where=str(path))
+    outputs = parse_outputs([*(format or []), *(["json"] if as_json else [])])
+    files, more = _split(paths)
+    asked = _Asked(
+        given=gates.parse_flags({limit: texts or [] for limit, texts in flags.items()}),
+        limits=limits,
+        regressions=[gates.parse_regression(part) for part in _parts([*(max_regression or []), *more])],
+        baseline=baseline,
+        tier=tier,
+        allow_uncertain=allow_uncertain,
+        report_only=report_only,
+    )
+    _check_asked(asked)
+    checked = [_check(Path(path), asked) for path in files]
+    _deliver(checked, outputs, history, badge or [])
+    found = gates.failure([verdict for one in checked for verdict in one.verdicts])
+    if found is not None:
+        raise GateFailed(found, where=", ".join(one.path for one in checked if not one.ok))
 
 
-def _verdicts(
-    path: Path, given: dict[str, gates.Limits], limits: Path | None, report_only: bool
-) -> list[gates.Verdict]:
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Files, and what else stands behind `--max-regression size=2% accuracy=0.3pt`."""
+    more = [word for word in words if "=" in word and not Path(word).exists() and not word.endswith((".json", ".onnx"))]
+    files = [word for word in words if word not in more]
+    if not files:
+        raise UsageError("there is no report to check", fix="name a report.json or an .onnx file first")
+    return files, more
+
+
+def _parts(texts: list[str]) -> list[str]:
+    """`size=2%,accuracy=0.3pt` -> both."""
+    return [part for text in texts for part in (text.replace(",", " ").split() or [text])]
+
+
+def _check_asked(asked: _Asked) -> None:
+    if asked.regressions and asked.baseline is None:
+        raise UsageError("a regression needs something to compare with", fix="give --baseline main.json")
+    if asked.baseline is not None and not asked.regressions:
+        raise UsageError(
+            "nothing is said of what may not get worse", where="--baseline", fix="give --max-regression size=2%"
+        )
+
+
+def _check(path: Path, asked: _Asked) -> Checked:
     if path.suffix == ".onnx":
-        from edgeopt.report.onnx_file import read_onnx_file
-
-        wanted = gates.merge_limits(gates.read_limits(limits) if limits else {}, given)
-        if not wanted:
-            raise UsageError("there is no limit to check", fix="give --max-size, --max-params or --limits")
-        return gates.check_file(read_onnx_file(path), path.name, wanted)
-    report = read_report(path)
-    wanted = _wanted(report, path, given, limits)
-    files = [] if report_only else gates.check_files(report, path.parent)
+        return Checked(str(path), tuple(_check_model(path, asked)))
+    if asked.tier is not None:
+        raise UsageError("--tier is for .onnx files; a report names its tiers", where=str(path))
+    place = path / "report.json" if path.is_dir() else path
+    report = read_report(place)
+    wanted = _wanted(report, place, asked)
+    found = [] if asked.report_only else gates.check_files(report, place.parent)
+    found += gates.check(report, wanted, allow_uncertain=asked.allow_uncertain)
+    if asked.baseline is not None:
+        stored = asked.baseline / "report.json" if asked.baseline.is_dir() else asked.baseline
+        found += gates.check_change(
+            report,
+            read_report(stored),
+            asked.regressions,
+            limits=wanted,
+            allow_uncertain=asked.allow_uncertain,
+        )
     order = [row.tier for row in report.tiers]
-    return sorted(files + gates.check(report, wanted), key=lambda verdict: order.index(verdict.tier))
+    found.sort(key=lambda verdict: order.index(verdict.tier) if verdict.tier in order else len(order))
+    return Checked(str(place), tuple(found), report)
 
 
-def _wanted(report: Report, path: Path, given: dict[str, gates.Limits], limits: Path | None) -> dict[str, gates.Limits]:
+def _check_model(path: Path, asked: _Asked) -> list[gates.Verdict]:
+    from edgeopt.report.onnx_file import read_onnx_file
+
+    if asked.baseline is not None:
+        raise UsageError(
+            "a model file has no stored figures to compare",
+            where=str(path),
+            fix="`edgeopt compare A.onnx B.onnx --data D` measures two, or give report.json files",
+        )
+    wanted = gates.merge_limits(gates.read_limits(asked.limits) if asked.limits else {}, asked.given)
+    if gates.bounds_nothing(wanted):
+        raise UsageError("there is no limit to check", fix="give --max-size, --max-params, --operators or --limits")
+    file = read_onnx_file(path)
+    lint = asked.tier is not None and gates.limits_of(asked.tier, wanted).lint is not None
+    breaches = _count_breaches(path, str(asked.tier)) if lint else None
+    return gates.check_file(file, str(path), wanted, tier=asked.tier, breaches=breaches)
+
+
+def _count_breaches(path: Path, tier: str) -> int:
+    """Of the tier's Q/DQ rules. Loads onnx, which nothing else here does."""
+    from edgeopt.export.lint import lint
+    from edgeopt.model.load import read_onnx
+    from edgeopt.tiers import load_tier
+
+    return len(lint(read_onnx(path), load_tier(tier).placement))
+
+
+def _wanted(report: Report, path: Path, asked: _Asked) -> dict[str, gates.Limits]:
     tiers = [row.tier for row in report.tiers]
-    wanted = gates.merge_limits(gates.read_limits(limits, tiers) if limits else {}, given)
-    if wanted or report.limits:
-        return wanted or report.limits
+    wanted = gates.merge_limits(gates.read_limits(asked.limits, tiers) if asked.limits else {}, asked.given)
+    if not gates.bounds_nothing(wanted) or (asked.regressions and asked.limits):
+        return wanted
+    if asked.limits:
+        raise UsageError("gives no limit to check", where=str(asked.limits), fix="write one like mcu: {size: 100KB}")
+    if report.limits or asked.regressions:
+        return report.limits
     raise UsageError(
         "neither the command nor the report's recipe gives a limit",
         where=str(path),
@@ -110,14 +241,9 @@ def _wanted(report: Report, path: Path, given: dict[str, gates.Limits], limits: 
     )
 
 
-def _show(verdicts: list[gates.Verdict], as_json: bool) -> None:
-    if as_json:
-        ok = all(verdict.ok for verdict in verdicts)
-        print_json({"ok": ok, "verdicts": [verdict.model_dump(mode="json") for verdict in verdicts]})
-        return
-    terminal = console()
-    tier_width = max((len(verdict.tier) for verdict in verdicts), default=0)
-    limit_width = max((len(verdict.limit) for verdict in verdicts), default=0)
-    for verdict in verdicts:
-        line = Text("pass", "green") if verdict.ok else Text("FAIL", "bold red")
-        terminal.print(line + f"  {verdict.tier:<{tier_width}}  {verdict.limit:<{limit_width}}  {verdict.sentence}")
+def _deliver(checked: list[Checked], outputs: list[Output], history: Path | None, badges: list[str]) -> None:
+    write_outputs(checked, outputs)
+    if badges:
+        write_badges(checked, badges)
+    if history is not None:
+        record(checked, history)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeopt.cli.console import console, print_json
+from edgeopt.cli.complete import complete_tier
+from edgeopt.cli.console import NARROW, bar, console, print_json
 from edgeopt.cli.running import ModelArgument, ModelSettingOption, WeightsOption, read_settings
 from edgeopt.report.onnx_file import read_onnx_file
 from edgeopt.units import format_bytes, format_sizes
@@ -25,7 +26,10 @@ def inspect(
     model: ModelArgument,
     weights: WeightsOption = None,
     settings: ModelSettingOption = None,
-    tier: Annotated[str | None, typer.Option("--tier", "-t", help="Say what this tier would object to.")] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option("--tier", "-t", help="Say what this tier would object to.", autocompletion=complete_tier),
+    ] = None,
     layers: Annotated[int, typer.Option("--layers", help="Heaviest layers to list; 0: none.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output, every layer.")] = False,
 ) -> None:
@@ -109,15 +113,18 @@ def _show(facts: dict[str, Any], layers: int) -> None:
     heaviest = sorted(facts["layers"], key=lambda layer: -layer["weight_bytes"])[:layers]
     if heaviest:
         table = Table(box=None, pad_edge=False, header_style="bold", title="heaviest layers", title_justify="left")
+        roomy = terminal.width >= NARROW
         for column in ("layer", "operator"):
-            table.add_column(column)
-        for column in ("weights", "MACs", "output"):
-            table.add_column(column, justify="right")
+            table.add_column(column, no_wrap=True, overflow="ellipsis")
+        for column in ("weights", *([""] if roomy else []), "MACs", "output"):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        most = max(heaviest[0]["weight_bytes"], 1)
         for layer in heaviest:
             table.add_row(
                 layer["name"],
                 layer["op"],
                 format_bytes(layer["weight_bytes"]),
+                *([bar(layer["weight_bytes"] / most)] if roomy else []),
                 f"{layer['macs']:,}",
                 format_bytes(layer["output_bytes"]),
             )

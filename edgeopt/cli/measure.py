@@ -13,7 +13,7 @@ from edgeopt.errors import UsageError
 from edgeopt.report.onnx_file import read_onnx_file
 from edgeopt.units import format_bytes, format_sizes
 
-__all__ = ["measure"]
+__all__ = ["measure", "measure_models"]
 
 
 def measure(
@@ -40,14 +40,14 @@ def measure(
         if path.suffix != ".onnx":
             raise UsageError("is no .onnx file", where=str(path), fix="write one with `edgeopt export`")
     with TerminalProgress() as progress:
-        rows = _measure(models, data, entries, threads, seed, progress)
+        rows = measure_models(models, data, entries, threads, seed, progress)
     if as_json:
         print_json(rows)
         return
     _show(rows, threads)
 
 
-def _measure(
+def measure_models(
     paths: list[Path],
     data: str | None,
     entries: dict[str, str],
@@ -55,10 +55,12 @@ def _measure(
     seed: int,
     progress: TerminalProgress,
 ) -> list[dict[str, Any]]:
+    """Fields of a report's row for each model, by their names there; the first is the baseline. Raises EdgeoptError."""
     from edgeopt.data import load_data
     from edgeopt.data.match import fit_input
     from edgeopt.data.spec import DataSpec
     from edgeopt.measure import evaluate, one_input, time_sessions
+    from edgeopt.measure.changes import pack_bits
     from edgeopt.model.load import read_onnx
     from edgeopt.model.profile import profile
     from edgeopt.model.runtime import open_session
@@ -94,6 +96,8 @@ def _measure(
             "latency_high_ms": latency.high_ms,
             "speedup": latencies[names[0]].median_ms / latency.median_ms,
         }
+        row["speedup_low"], row["speedup_high"] = latencies[names[0]].ratio_to(latency)
+        row["correct_bits"] = pack_bits(outcomes[name].correct) if name in outcomes else ""
         rows.append(
             row | accuracy_facts(outcomes.get(name)) | against_facts(outcomes.get(name), outcomes.get(names[0]))
         )

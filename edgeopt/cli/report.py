@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 from rich.text import Text
 
 from edgeopt.cli.console import console
+from edgeopt.errors import UsageError
 from edgeopt.report.report import Report, read_report
 
 
@@ -24,13 +27,23 @@ class Format(StrEnum):
 
 
 def report(
-    path: Annotated[Path, typer.Argument(help="A run's report.json, or the folder that holds it.")],
+    path: Annotated[Path | None, typer.Argument(help="A run's report.json, or the folder that holds it.")] = None,
     format: Annotated[Format, typer.Option(help="What to show it as.")] = Format.terminal,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of the screen.")] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="Show instead what `edgeopt gate --history FILE` wrote: size and accuracy over commits."),
+    ] = None,
 ) -> None:
-    """Show a finished report. Nothing is run or measured again."""
-    found = read_report(path / "report.json" if path.is_dir() else path)
-    text = _text(found, format, to_file=out is not None)
+    """Show a finished report, or a history of them. Nothing is run or measured again."""
+    if (path is None) == (history is None):
+        raise UsageError("give either a report or --history FILE", fix="`edgeopt report out/report.json`")
+    if path is None:
+        assert history is not None
+        text = _history_text(history, format, to_file=out is not None)
+    else:
+        found = read_report(path / "report.json" if path.is_dir() else path)
+        text = _text(found, format, to_file=out is not None)
     if out is not None:
         from edgeopt.atomic import write_atomic
 
@@ -52,8 +65,26 @@ def _text(found: Report, format: Format, *, to_file: bool) -> str:
         return to_markdown(found)
     from edgeopt.report.terminal import to_terminal
 
+    return _printed(to_terminal(found), to_file=to_file)
+
+
+def _history_text(path: Path, format: Format, *, to_file: bool) -> str:
+    from edgeopt.report.history import read_history
+    from edgeopt.report.history_views import history_html, history_terminal
+
+    entries = read_history(path)
+    if format is Format.html:
+        return history_html(entries)
+    if format is not Format.terminal:
+        raise UsageError(
+            f"a history has no {format} form", where="--format", fix="use terminal or html; the file itself is JSON"
+        )
+    return _printed(history_terminal(entries), to_file=to_file)
+
+
+def _printed(parts: Iterable[RenderableType], *, to_file: bool) -> str:
     screen = console()
     with screen.capture() as capture:
-        for renderable in to_terminal(found):
-            screen.print(renderable)
+        for part in parts:
+            screen.print(part)
     return Text.from_ansi(capture.get()).plain + "\n" if to_file else capture.get()

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgeopt.cli.running import OutOption, execute
+from edgeopt.cli.complete import complete_recipe, complete_setting
+from edgeopt.cli.running import OutOption, execute, folder_of, read_setting
 from edgeopt.errors import UsageError
 
 __all__ = ["run"]
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that ships.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, or the name of one that ships.", autocompletion=complete_recipe)
+    ],
     out: OutOption = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the recipe's.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Instead of the recipe's: data.limit=500, stages.prune.target.params=-50%, stages.0.fit.epochs=5",
+            autocompletion=complete_setting,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, for how long, and what is there already.")
+    ] = False,
 ) -> None:
     """Run a recipe: its stages, an artifact for each tier, a report, the gate.
 
@@ -26,7 +40,11 @@ def run(
 
     if out is not None and out.is_file():
         raise UsageError("is a file, and --out is a folder", where=str(out))
-    loaded = load_recipe(recipe)
-    if seed is not None:
-        loaded = loaded.model_copy(update={"seed": seed})
-    execute(loaded, Path(out) if out else None)
+    entries = [read_setting(entry, "--set") for entry in sets or []]
+    loaded = load_recipe(recipe, entries if seed is None else [*entries, ("seed", seed)])
+    if dry_run:
+        from edgeopt.cli.plan import show_plan
+
+        show_plan(loaded, folder_of(loaded, out))
+    else:
+        execute(loaded, out)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from edgeopt.cli.console import TerminalProgress, console
+from edgeopt.cli.complete import complete_tier
+from edgeopt.cli.console import TerminalProgress, console, is_quiet
 from edgeopt.errors import GateFailed, Interrupted, UsageError
 from edgeopt.model.reference import ModelRef
 from edgeopt.recipe import Recipe, problem
@@ -22,8 +24,11 @@ __all__ = [
     "ModelSettingOption",
     "OutOption",
     "SeedOption",
+    "SetOption",
+    "TierOption",
     "WeightsOption",
     "execute",
+    "folder_of",
     "read_setting",
     "read_settings",
     "run_stages",
@@ -38,7 +43,12 @@ DataOption = Annotated[
 ]
 TierOption = Annotated[
     list[str] | None,
-    typer.Option("--tier", "-t", help="mcu, jetson, gpu, or the file of your own; repeat for several"),
+    typer.Option(
+        "--tier",
+        "-t",
+        help="mcu, jetson, gpu, or the file of your own; repeat for several",
+        autocompletion=complete_tier,
+    ),
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for artifacts and report.")]
 WeightsOption = Annotated[
@@ -118,25 +128,33 @@ def read_setting(entry: str, flag: str) -> tuple[str, Any]:
 
 
 def execute(recipe: Recipe, out: Path | None) -> None:
-    """Run it with a live display and print the rows.
+    """Run it with a live display, and say what came out; with --quiet the verdict alone.
 
     Raises GateFailed when a limit does not hold, Interrupted on Ctrl-C.
     """
+    from edgeopt.cli.summary import summarize, verdict_line
+    from edgeopt.gate import doubts
     from edgeopt.pipeline import run
-    from edgeopt.report.terminal import to_terminal
 
-    folder = out or Path("out") / recipe.name
+    folder, command = folder_of(recipe, out), "edgeopt " + shlex.join(sys.argv[1:])
     try:
         with TerminalProgress() as progress:
-            report = run(recipe, folder, progress=progress, command="edgeopt " + shlex.join(sys.argv[1:]))
+            report = run(recipe, folder, progress=progress, command=command)
     except KeyboardInterrupt as error:
         raise Interrupted(
             "stopped", where=str(folder), fix="the same command goes on from the last finished stage or epoch"
         ) from error
     terminal = console()
-    for renderable in to_terminal(report):
-        terminal.print(renderable)
-    terminal.print(f"\n{folder / 'report.html'}  {folder / 'report.json'}", markup=False)
+    for line in [verdict_line(report)] if is_quiet() else summarize(report, folder, terminal.width):
+        terminal.print(line, soft_wrap=isinstance(line, Text))
     failed = [verdict for verdict in report.gate if not verdict.ok]
     if failed:
-        raise GateFailed(f"{len(failed)} of {len(report.gate)} limits do not hold", where=str(folder / "report.json"))
+        raise GateFailed(
+            f"{len(failed)} of {len(report.gate)} limits do not hold{doubts(report.gate)}",
+            where=str(folder / "report.json"),
+        )
+
+
+def folder_of(recipe: Recipe, out: Path | None) -> Path:
+    """Where a run leaves its files."""
+    return out or Path("out") / recipe.name

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from edgeopt.cli.complete import complete_tier
 from edgeopt.cli.console import console, print_json
 from edgeopt.tiers import list_tiers, load_tier
 from edgeopt.units import format_bytes
@@ -14,7 +15,10 @@ __all__ = ["tiers"]
 
 
 def tiers(
-    name: Annotated[str | None, typer.Argument(help="Show one tier's every property; a name or a file.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show one tier's every property; a name or a file.", autocompletion=complete_tier),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """List the tiers and their limits. A tier of your own is a copy of one of these files, named by its path."""
@@ -25,8 +29,8 @@ def tiers(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("tier", "precision", "file at most", "RAM at most", "what it is"):
-        table.add_column(column)
+    for column in ("tier", "precision", "max file", "max RAM", "what it is"):
+        table.add_column(column, overflow="fold", no_wrap=column.startswith("max"))
     for tier in chosen:
         size = format_bytes(tier.max_bytes) if tier.max_bytes else "-"
         ram = format_bytes(tier.max_peak_ram_bytes) if tier.max_peak_ram_bytes else "-"

@@ -40,6 +40,7 @@ class Export(Stage):
             "opset": artifact.graph.opset_imports.get("", 0),
             "size_bytes": artifact.size_bytes,
             "warnings": [str(finding) for finding in findings],
+            "rule_breaches": len(findings) if precision == "int8" else None,
         }
         files = _c_code(artifact, context, facts) if context.tier.c_code and precision == "int8" else {}
         return StageResult(artifact, facts, files)

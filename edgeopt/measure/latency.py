@@ -39,6 +39,13 @@ class Latency:
     """90th percentile of the rounds."""
     rounds: int
     threads: int
+    times_ms: tuple[float, ...] = ()
+    """Of each round; round i of every model that was timed in the same turns met the same disturbances."""
+
+    def ratio_to(self, other: Latency) -> tuple[float, float]:
+        """10th and 90th percentile, round by round, of this latency / `other`'s, timed in the same turns."""
+        low, high = np.percentile(np.array(self.times_ms) / np.array(other.times_ms), [10, 90])
+        return float(low), float(high)
 
 
 def time_sessions(
@@ -82,6 +89,7 @@ def _time(session: ort.InferenceSession, feed: Mapping[str, np.ndarray], repeats
 
 
 def _summary(seconds: list[float], session: ort.InferenceSession) -> Latency:
-    low, median, high = np.percentile(np.array(seconds) * 1000, [10, 50, 90])
+    times = np.array(seconds) * 1000
+    low, median, high = np.percentile(times, [10, 50, 90])
     threads = session.get_session_options().intra_op_num_threads
-    return Latency(float(median), float(low), float(high), len(seconds), int(threads))
+    return Latency(float(median), float(low), float(high), len(seconds), int(threads), tuple(times.tolist()))

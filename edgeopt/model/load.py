@@ -22,6 +22,7 @@ from edgeopt.errors import UsageError
 from edgeopt.model.external import fits_inline, save_large
 from edgeopt.model.model import Model
 from edgeopt.model.passes.names import name_nodes
+from edgeopt.model.passes.strided import drop_strided_views
 from edgeopt.model.static_reshape import static_reshapes
 
 __all__ = ["load_model", "read_onnx", "save_model"]
@@ -120,6 +121,7 @@ def tidy(model: Model) -> Model:
     )(model.graph.clone()).model
     name_nodes(graph)
     graph.ir_version = max(graph.ir_version, FREE_INITIALIZERS)
+    drop_strided_views(graph)
     static_reshapes(graph)
     return Model(graph, model.meta)
 

@@ -21,7 +21,7 @@ from edgeopt.model.memory import constant_values, lifetimes
 from edgeopt.model.model import Model
 from edgeopt.model.shapes import infer_shapes, measure_shapes, set_batch, set_sizes, static_shape
 
-__all__ = ["Layer", "Profile", "layer_name", "profile", "with_shapes"]
+__all__ = ["Layer", "Profile", "layer_name", "node_label", "profile", "with_shapes"]
 
 WEIGHT_INPUTS = {
     "BatchNormalization": (1, 2),
@@ -161,7 +161,7 @@ def _layer(node: ir.Node, live: int, written: int, constants: frozenset[ir.Value
     inputs = [static_shape(value) or () for value in node.inputs]
     outputs = [static_shape(value) or () for value in node.outputs]
     return Layer(
-        name=layer_name(node) or node.name or node.outputs[0].name or node.op_type,
+        name=node_label(node),
         op=node.op_type,
         params=sum(value.const_value.size for value in own if value.const_value is not None),
         macs=count_macs(node, inputs, outputs),
@@ -198,6 +198,11 @@ def _is_parameter(value: ir.Value) -> bool:
     tensor = value.const_value
     indices = (ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING)
     return tensor is not None and tensor.size > 1 and tensor.dtype not in indices
+
+
+def node_label(node: ir.Node) -> str:
+    """What a node is called in reports: its layer, or else its own name."""
+    return layer_name(node) or node.name or node.outputs[0].name or node.op_type
 
 
 def layer_name(node: ir.Node) -> str:

@@ -31,9 +31,10 @@ def open_session(
     optimize: bool = True,
     entries: Mapping[str, str] | None = None,
     providers: Sequence[str] = CPU,
+    profile_to: Path | None = None,
 ) -> ort.InferenceSession:
     """An onnxruntime session, on the CPU unless `providers` say otherwise. `entries` are session options such as a
-    tier's `session`.
+    tier's `session`. With `profile_to`, `end_profiling()` writes a profile of all runs to a file whose name begins so.
 
     Raises StageFailed with onnxruntime's own sentence when the graph is refused.
     """
@@ -46,6 +47,8 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0" if (threads or 2) > 1 else "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile_to is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     source, weights = _source(model, options) if isinstance(model, Model) else (model, [])

@@ -17,6 +17,8 @@ from edgeopt.prune.surgery import CannotRemove, remove
 __all__ = ["Proven", "prune_proven", "without"]
 
 ROUNDS = 50
+RUNS = 60
+"""Checks that finding the culprits may take in all; after them, all that is under suspicion stays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +40,16 @@ def prune_proven(model: Model, plan: Plan, choose: Callable[[Plan], np.ndarray],
     Raises StageFailed when `choose` cannot reach its target any more.
     """
     refused: dict[str, str] = {}
+    runs = 0
     for _ in range(ROUNDS):
         kept = _choose(choose, plan, refused)
-        attempt = _Attempt(model, plan, seed)
+        attempt = _Attempt(model, plan, seed, RUNS - runs)
         outcome = attempt.run(kept)
         if isinstance(outcome, Proven):
             return replace(outcome, refused=refused)
         bad = attempt.culprits(kept, outcome)
         refused |= {group.name: _reason(outcome) for group in bad}
-        plan = without(plan, bad)
+        plan, runs = without(plan, bad), runs + attempt.runs
     raise StageFailed("no pruning passes the masked-equivalence check", where="prune", fix="see the pinned layers")
 
 
@@ -65,8 +68,12 @@ class _Attempt:
     model: Model
     plan: Plan
     seed: int
+    most: int
+    """Runs after which groups are no longer told apart."""
+    runs: int = 0
 
     def run(self, kept: np.ndarray) -> Proven | Difference | CannotRemove:
+        self.runs += 1
         try:
             pruned, record = remove(self.model, self.plan, kept)
         except CannotRemove as error:
@@ -77,24 +84,25 @@ class _Attempt:
         return Proven(pruned, record, kept, self.plan, difference)
 
     def culprits(self, kept: np.ndarray, failure: Difference | CannotRemove) -> list[Group]:
-        """The groups that fail: those the surgery names, else found by halving."""
+        """The groups that fail: those the surgery names, those at the node where it shows, else found by halving."""
         pruned = [group for group in self.plan.groups if not kept[group.units].all()]
         if isinstance(failure, CannotRemove):
             return [group for group in pruned if np.isin(group.units, failure.units).any()] or pruned
-        suspects = [group for group in pruned if self._touches(group, failure.value)]
+        suspects = self._at(pruned, failure.value)
+        if suspects and not self._passes(suspects, kept):
+            return self._halve(suspects, kept)
         rest = [group for group in pruned if group not in suspects]
         if suspects and self._passes(rest, kept):
-            return self._halve(suspects, kept)
+            return suspects
         return self._halve(pruned, kept)
 
     def _halve(self, groups: list[Group], kept: np.ndarray) -> list[Group]:
-        """Groups that fail, alone or (when no half fails) together."""
-        if self._passes(groups, kept):
-            return []
-        if len(groups) == 1:
+        """Of groups that fail together: those that fail alone, or (when no half fails) all."""
+        if len(groups) == 1 or self.runs >= self.most:
             return groups
         middle = len(groups) // 2
-        return self._halve(groups[:middle], kept) + self._halve(groups[middle:], kept) or groups
+        halves = [half for half in (groups[:middle], groups[middle:]) if not self._passes(half, kept)]
+        return [group for half in halves for group in self._halve(half, kept)] or groups
 
     def _passes(self, groups: list[Group], kept: np.ndarray) -> bool:
         """Whether pruning only these groups passes."""
@@ -103,11 +111,15 @@ class _Attempt:
             only[group.units] = kept[group.units]
         return isinstance(self.run(only), Proven)
 
-    def _touches(self, group: Group, value: str) -> bool:
-        """Whether the group owns slices of the weights of the node that computes `value`."""
+    def _at(self, groups: list[Group], value: str) -> list[Group]:
+        """Those whose units lie along what the node that computes `value` reads or gives."""
         node = next((n for n in self.model.graph.graph if any(o.name == value for o in n.outputs)), None)
-        names = {v.name for v in node.inputs if v is not None} if node is not None else set()
-        return any(part.name in names for part in group.slices)
+        if node is None:
+            return []
+        labels = self.plan.trace.labels
+        near = [block.ids.ravel() for v in (*node.inputs, *node.outputs) if v for block in labels.get(v.name or "", ())]
+        units = np.unique(self.plan.unit_of[np.concatenate([*near, np.zeros(0, np.int64)])])
+        return [group for group in groups if np.isin(group.units, units).any()]
 
 
 def _choose(choose: Callable[[Plan], np.ndarray], plan: Plan, refused: dict[str, str]) -> np.ndarray:

@@ -1,63 +1,101 @@
-"""Which units stay: the best of each group, in widths that kernels like, as few as the target asks for."""
+"""Which units stay: the best of each group, in widths that kernels like, as many as the limits allow."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from edgeopt.errors import StageFailed
 from edgeopt.prune.cost import Cost
 from edgeopt.prune.groups import Group, Plan
-from edgeopt.prune.target import Target
 
-__all__ = ["Ranking", "choose"]
+__all__ = ["LEAST", "Rule", "Unreachable", "choose", "kept_units", "round_up", "step_of"]
 
-Ranking = Literal["local", "global"]
+Rule = Literal["local", "global"]
+"""How groups compare: each loses the same share, or what scores least leaves whatever group it is in."""
 STEPS = 18
 """Halvings of the ratio: finer than one unit of a group of a hundred thousand."""
 LEAST = 0.1
 """Global ranking leaves every group this share: a layer whose scores are all low would vanish."""
 
 
-def choose(
-    plan: Plan, scores: Sequence[np.ndarray], target: Target, cost: Cost, ranking: Ranking, multiple: int
-) -> np.ndarray:
-    """bool [units], the fewest removals that reach the target, with widths rounded up to `multiple`.
+class Unreachable(Exception):
+    """Even the narrowest choice, `kept`, costs more."""
 
-    Raises StageFailed with how far it gets when the target cannot be reached.
+    def __init__(self, kept: np.ndarray) -> None:
+        self.kept = kept
+        super().__init__("the narrowest choice is beyond the limits")
+
+
+def choose(
+    plan: Plan,
+    scores: Sequence[np.ndarray],
+    limits: Mapping[str, float],
+    cost: Cost,
+    rule: Rule,
+    multiple: int,
+) -> np.ndarray:
+    """bool [units], the fewest removals within the limits, with widths rounded up to `multiple`.
+
+    `limits`: quantity of `cost` -> the fraction of it that may stay. Raises Unreachable.
     """
-    counts = {"local": _local, "global": _global}[ranking]
-    lines = _lines(plan)
+    counts = {"local": _local, "global": _global}[rule]
 
     def kept_at(ratio: float) -> np.ndarray:
-        kept = plan.everything()
-        for group, order, count in zip(plan.groups, orders, counts(plan.groups, scores, ratio), strict=True):
-            kept[group.units[order[: len(group) - _round_up(group, count, multiple)]]] = False
-        return _leave_one(kept, lines, importance)
+        wanted = counts(plan.groups, scores, ratio)
+        return kept_units(
+            plan, scores, [round_up(g, count, multiple) for g, count in zip(plan.groups, wanted, strict=True)]
+        )
 
-    orders = [np.argsort(score, kind="stable") for score in scores]
+    def reached(kept: np.ndarray) -> bool:
+        left = cost.fractions(kept, limits)
+        return all(left[name] <= limit + 1e-9 for name, limit in limits.items())
+
+    wider, best = _search(kept_at, reached)
+    importance = _importance(plan, scores)
+    best = _give_back(wider, best, plan, reached, importance)
+    if "ram" in limits:  # a peak is made by a few layers only: the others need not be narrow
+        best = _widen(best, plan, scores, reached, multiple)
+    return _fill(best, plan, scores, reached, multiple) if multiple > 1 else best
+
+
+def kept_units(plan: Plan, scores: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
+    """bool [units]: the `counts[g]` best of each group, and of every dim one at least (one half of a Split, say)."""
+    kept = plan.everything()
+    for group, score, count in zip(plan.groups, scores, counts, strict=True):
+        kept[group.units[np.argsort(score, kind="stable")[: len(group) - count]]] = False
+    return _leave_one(kept, _lines(plan), _importance(plan, scores))
+
+
+def step_of(group: Group, multiple: int) -> int:
+    """Units that make up a multiple of channels."""
+    return multiple // math.gcd(multiple, group.channels_per_unit)
+
+
+def round_up(group: Group, count: int, multiple: int) -> int:
+    """Units to keep so that the channels are a multiple, and one multiple at least; narrow groups stay as they are."""
+    step = step_of(group, multiple)
+    return min(len(group), max(1, math.ceil(count / step)) * step)
+
+
+def _importance(plan: Plan, scores: Sequence[np.ndarray]) -> np.ndarray:
+    """Score of every unit, float64 [units]."""
     importance = np.zeros(plan.count)
     for group, score in zip(plan.groups, scores, strict=True):
         importance[group.units] = score
-    return _search(kept_at, target, cost, plan, importance)
+    return importance
 
 
 def _search(
-    kept_at: Callable[[float], np.ndarray], target: Target, cost: Cost, plan: Plan, importance: np.ndarray
-) -> np.ndarray:
-    """The smallest ratio that reaches the target, by bisection, less what was taken beyond it."""
-
-    def reached(kept: np.ndarray) -> bool:
-        left = cost.fractions(kept)
-        return all(left[name] <= 1 - share + 1e-9 for name, share in target.wanted.items())
-
+    kept_at: Callable[[float], np.ndarray], reached: Callable[[np.ndarray], bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is kept just before and just after the smallest ratio that reaches the limits, by bisection."""
     low, high = 0.0, 1.0
     wider, best = kept_at(low), kept_at(high)
     if not reached(best):
-        raise _unreachable(cost.fractions(best), target, plan)
+        raise Unreachable(best)
     for _ in range(STEPS):
         middle = (low + high) / 2
         kept = kept_at(middle)
@@ -65,31 +103,53 @@ def _search(
             high, best = middle, kept
         else:
             low, wider = middle, kept
-    return _give_back(wider, best, plan, reached, importance)
+    return wider, best
 
 
 def _give_back(
     wider: np.ndarray, best: np.ndarray, plan: Plan, reached: Callable[[np.ndarray], bool], importance: np.ndarray
 ) -> np.ndarray:
-    """Groups of equal size lose a multiple at the same ratio: give it back to as many as the target allows.
+    """Groups of equal size lose a multiple at the same ratio: give it back to all that the limits allow.
 
     Those whose units at stake matter most come first.
     """
     units = [group.units[wider[group.units] & ~best[group.units]] for group in plan.groups]
-    units = sorted((some for some in units if len(some)), key=lambda some: -float(importance[some].mean()))
-    few, many = 0, len(units)
-    while few < many:
-        middle = (few + many + 1) // 2
-        few, many = (middle, many) if reached(_with(best, units[:middle])) else (few, middle - 1)
-    return _with(best, units[:few])
-
-
-def _with(kept: np.ndarray, units: Sequence[np.ndarray]) -> np.ndarray:
-    """The mask with these units kept too."""
-    more = kept.copy()
-    for some in units:
+    for some in sorted((some for some in units if len(some)), key=lambda some: -float(importance[some].mean())):
+        more = best.copy()
         more[some] = True
-    return more
+        best = more if reached(more) else best
+    return best
+
+
+def _widen(
+    kept: np.ndarray, plan: Plan, scores: Sequence[np.ndarray], reached: Callable[[np.ndarray], bool], multiple: int
+) -> np.ndarray:
+    """Each group as wide as the limits allow, the narrowest first."""
+    counts = [int(kept[group.units].sum()) for group in plan.groups]
+    for number in sorted(range(len(counts)), key=lambda n: counts[n] / len(plan.groups[n])):
+        group = plan.groups[number]
+        step = step_of(group, multiple)
+        few, many = counts[number] // step, math.ceil(len(group) / step)
+        while few < many:
+            middle = (few + many + 1) // 2
+            tried = [*counts[:number], min(len(group), middle * step), *counts[number + 1 :]]
+            few, many = (middle, many) if reached(kept_units(plan, scores, tried)) else (few, middle - 1)
+        counts[number] = max(counts[number], min(len(group), few * step))
+    return kept_units(plan, scores, counts)
+
+
+def _fill(
+    kept: np.ndarray, plan: Plan, scores: Sequence[np.ndarray], reached: Callable[[np.ndarray], bool], multiple: int
+) -> np.ndarray:
+    """One multiple more for each group that has room for it, the narrowest first: multiples are coarse."""
+    counts = [int(kept[group.units].sum()) for group in plan.groups]
+    for number in sorted(range(len(counts)), key=lambda n: counts[n] / len(plan.groups[n])):
+        group = plan.groups[number]
+        more = min(len(group), counts[number] + step_of(group, multiple))
+        tried = kept_units(plan, scores, [*counts[:number], more, *counts[number + 1 :]])
+        if more > counts[number] and reached(tried):
+            counts[number], kept = more, tried
+    return kept
 
 
 def _local(groups: Sequence[Group], scores: Sequence[np.ndarray], ratio: float) -> list[int]:
@@ -108,12 +168,6 @@ def _global(groups: Sequence[Group], scores: Sequence[np.ndarray], ratio: float)
     ]
 
 
-def _round_up(group: Group, count: int, multiple: int) -> int:
-    """Units to keep so that the channels are a multiple, and one multiple at least; narrow groups stay as they are."""
-    step = multiple // math.gcd(multiple, group.channels_per_unit)
-    return min(len(group), max(1, math.ceil(count / step)) * step)
-
-
 def _lines(plan: Plan) -> list[np.ndarray]:
     """The units along each dim that could be emptied, each set once."""
     found: dict[bytes, np.ndarray] = {}
@@ -126,20 +180,8 @@ def _lines(plan: Plan) -> list[np.ndarray]:
 
 
 def _leave_one(kept: np.ndarray, lines: list[np.ndarray], importance: np.ndarray) -> np.ndarray:
-    """No dim may lose everything (one half of a Split, say): its best unit stays."""
+    """No dim may lose everything: its best unit stays."""
     for units in lines:
         if not kept[units].any():
             kept[units[np.argmax(importance[units])]] = True
     return kept
-
-
-def _unreachable(left: dict[str, float], target: Target, plan: Plan) -> StageFailed:
-    goals = ", ".join(f"{name}=-{share:.0%}" for name, share in target.wanted.items())
-    reach = ", ".join(f"{name}=-{1 - left[name]:.1%}" for name in target.wanted)
-    why = [f"{', '.join(names[:3])} {reason}" for reason, names in list(plan.pinned.items())[:4]]
-    return StageFailed(
-        f"{goals} cannot be reached: with every group at its narrowest it is {reach}"
-        + (f" (cannot be narrowed: {'; '.join(why)})" if why else ""),
-        where="prune.target",
-        fix="ask for less, or lower round_to",
-    )

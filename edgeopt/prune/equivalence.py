@@ -4,14 +4,18 @@
 are compared, and so is what every convolution and matrix product computes, channel by channel that is kept: an
 error is seen where it is made, not after the layers behind it have drowned it.
 
-Two normalisations are no plain masks. BatchNormalization's variance is left alone (zero over zero is no number). A
-LayerNormalization that loses channels takes its statistics over those it keeps: in the masked model it reads only
-these, and its result is spread out again with zeros between.
+A detector chooses boxes by comparing scores: where two are as good as equal, rounding decides, and all that follows
+differs. So if everything agrees up to such a choice and something behind it does not, another input is tried, and one
+has to agree throughout.
+
+Two things are no plain masks. BatchNormalization's variance is left alone (zero over zero is no number), and
+statistics of activations are over what is kept (`statistics`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +24,7 @@ from edgeopt.errors import StageFailed
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
 from edgeopt.prune.groups import Plan
+from edgeopt.prune.statistics import restrict_statistics
 from edgeopt.prune.trace import BATCH
 
 __all__ = ["TOLERANCE", "Difference", "compare", "mask"]
@@ -29,6 +34,10 @@ TOLERANCE = 1e-4
 CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INNER_BYTES = 256 * 1000**2
 """Inner values up to this much in all are compared."""
+CHOICES = frozenset({"Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"})
+"""Operators whose result jumps when numbers that are as good as equal change places."""
+INPUTS = 3
+"""Inputs that are tried where what follows a choice differs."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class Difference:
     value: str
     found: str = ""
     """Why they could not be compared at all; empty when they could."""
+    by_chance: bool = False
+    """It shows only behind a choice that rounding may decide."""
 
 
 def mask(model: Model, plan: Plan, kept: np.ndarray) -> Model:
@@ -48,9 +59,7 @@ def mask(model: Model, plan: Plan, kept: np.ndarray) -> Model:
     masked = model.copy()
     graph = masked.graph.graph
     spared = {node.inputs[4] for node in graph if node.op_type == "BatchNormalization"}
-    for node in list(graph):
-        if node.op_type in ("LayerNormalization", "RMSNormalization"):
-            _normalize_kept(node, graph, plan, kept)
+    restrict_statistics(graph, plan, kept)
     for name, value in graph.initializers.items():
         blocks = plan.trace.labels.get(name, ())
         if not blocks or value.const_value is None or value in spared:
@@ -62,7 +71,7 @@ def mask(model: Model, plan: Plan, kept: np.ndarray) -> Model:
                 shape = [-1 if axis == block.dims[0] else 1 for axis in range(array.ndim)]
                 array = np.where(stays.reshape(shape), array, array.dtype.type(0))
         if array is not original:
-            value.const_value = ir.tensor(array, name=name)
+            value.const_value = ir.Tensor(array, name=name)
     return masked
 
 
@@ -72,27 +81,47 @@ def compare(model: Model, pruned: Model, plan: Plan, kept: np.ndarray, seed: int
     A model of any batch has to pass for another batch than the traced one too: a shape that was rewritten to a number
     may have the batch in it.
     """
-    masked = mask(model, plan, kept)
-    difference = _compare(masked, pruned, plan, kept, _inner(pruned, plan), _feeds(model, plan, seed))
-    if difference.relative > TOLERANCE or all(isinstance(info.shape[0], int) for info in model.inputs if info.shape):
-        return difference
-    other = _compare(masked, pruned, plan, kept, [], _feeds(model, plan, seed, batch=BATCH + 1))
-    return max(difference, other, key=lambda found: found.relative)
+    masked, inner = mask(model, plan, kept), _inner(pruned, plan)
+    fixed = all(isinstance(info.shape[0], int) for info in model.inputs if info.shape)
+    difference = Difference(np.inf, "")
+    for number in range(INPUTS):
+        batches = [BATCH] if fixed else [BATCH, BATCH + 1]
+        feeds = [_feeds(model, plan, seed + number, batch) for batch in batches]
+        difference = _compare(masked, pruned, plan, kept, inner, feeds)
+        if not difference.by_chance:
+            break
+    return difference
 
 
 def _compare(
-    masked: Model, pruned: Model, plan: Plan, kept: np.ndarray, inner: list[str], feeds: dict[str, np.ndarray]
+    masked: Model, pruned: Model, plan: Plan, kept: np.ndarray, inner: list[str], feeds: list[dict[str, np.ndarray]]
 ) -> Difference:
-    """For one batch: the values called `inner`, and the outputs."""
+    """The values called `inner` for the first of the feeds, and the outputs for all."""
+    outputs = [info.name for info in masked.outputs]
     try:
         expected = _run(masked, inner, feeds)
         found = _run(pruned, inner, feeds)
     except StageFailed as error:
-        return Difference(np.inf, "", error.found)
+        return Difference(np.inf, _failed_at(pruned, error.found), error.found)
     worst = Difference(0.0, "")
-    for name in [*inner, *(info.name for info in masked.outputs)]:
-        wanted = expected[name]
-        kept_part = _kept_part(name, wanted, plan, kept)
+    for number in range(len(feeds)):
+        names = outputs if number else [*inner, *outputs]
+        difference = _first_beyond(names, expected[number], found[number], plan, kept)
+        worst = max(worst, difference, key=lambda one: one.relative)
+        if worst.relative > TOLERANCE:
+            break
+    return replace(worst, by_chance=worst.relative > TOLERANCE and worst.value in _behind_choices(pruned))
+
+
+Values = dict[str, np.ndarray]
+
+
+def _first_beyond(names: list[str], expected: Values, found: Values, plan: Plan, kept: np.ndarray) -> Difference:
+    """The first difference beyond the tolerance in graph order (what is behind it differs because of it), or the
+    largest."""
+    worst = Difference(0.0, "")
+    for name in names:
+        kept_part = _kept_part(name, expected[name], plan, kept)
         if kept_part.shape != found[name].shape:
             return Difference(np.inf, name, f"{name!r} has shape {found[name].shape}, not {kept_part.shape}")
         relative = _relative(kept_part, found[name])
@@ -101,8 +130,24 @@ def _compare(
         if relative > worst.relative:
             worst = Difference(relative, name)
         if relative > TOLERANCE:
-            break  # in graph order: what is behind it differs because of it
+            break
     return worst
+
+
+def _failed_at(pruned: Model, message: str) -> str:
+    """What the node computes that onnxruntime names in its message; empty when it names none."""
+    named = re.search(r"[Nn]ode(?: with name)?[.: ]*(?:Name)?:? ?'([^']+)'", message)
+    nodes = pruned.graph.graph if named else ()
+    return next((node.outputs[0].name or "" for node in nodes if named and node.name == named[1]), "")
+
+
+def _behind_choices(model: Model) -> set[str]:
+    """Values that depend on a choice between numbers."""
+    behind: set[ir.Value | None] = set()
+    for node in model.graph.graph:
+        if node.op_type in CHOICES or not behind.isdisjoint(node.inputs):
+            behind.update(node.outputs)
+    return {value.name or "" for value in behind if value is not None}
 
 
 def _relative(wanted: np.ndarray, found: np.ndarray) -> float:
@@ -135,7 +180,8 @@ def _inner(pruned: Model, plan: Plan) -> list[str]:
     return names[:: max(1, -(-total // INNER_BYTES))]
 
 
-def _run(model: Model, inner: list[str], feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _run(model: Model, inner: list[str], feeds: list[dict[str, np.ndarray]]) -> list[Values]:
+    """For each of the feeds, the outputs and the values called `inner`."""
     shown = model.copy()
     graph = shown.graph.graph
     wanted = set(inner)
@@ -147,8 +193,7 @@ def _run(model: Model, inner: list[str], feeds: dict[str, np.ndarray]) -> dict[s
                 graph.outputs.append(value)
                 names.append(value.name)
     session = open_session(shown, optimize=False)
-    results = run(session, feeds)
-    return dict(zip(names, results, strict=True))
+    return [dict(zip(names, run(session, one), strict=True)) for one in feeds]
 
 
 def _feeds(model: Model, plan: Plan, seed: int, batch: int = BATCH) -> dict[str, np.ndarray]:
@@ -164,31 +209,3 @@ def _feeds(model: Model, plan: Plan, seed: int, batch: int = BATCH) -> dict[str,
         else:
             feeds[info.name] = rng.integers(0, 2, shape).astype(info.dtype)
     return feeds
-
-
-def _normalize_kept(node: ir.Node, graph: ir.Graph, plan: Plan, kept: np.ndarray) -> None:
-    """x -> gather kept -> normalise with the kept scale and bias -> times a 0/1 matrix that spreads it out."""
-    x, y = node.inputs[0], node.outputs[0]
-    blocks = plan.trace.labels.get(y.name or "", ())  # x may be the result of a normalisation replaced before
-    rank = len(plan.trace.shapes.get(y.name or "", ()))
-    last = next((block for block in blocks if block.dims == (rank - 1,)), None)
-    if x is None or last is None or plan.mask(last.ids, kept).all():
-        return
-    index = np.flatnonzero(plan.mask(last.ids, kept))
-    indices = _constant(graph, f"{node.name}.kept", index)
-    spread = np.zeros((len(index), last.ids.size), np.float32)
-    spread[np.arange(len(index)), index] = 1
-    gathers = [ir.node("Gather", [x, indices], {"axis": -1})]
-    gathers += [ir.node("Gather", [value, indices], {"axis": -1}) for value in node.inputs[1:] if value]
-    inner = ir.node(node.op_type, [g.outputs[0] for g in gathers], dict(node.attributes))
-    outer = ir.node("MatMul", [inner.outputs[0], _constant(graph, f"{node.name}.spread", spread)])
-    graph.insert_before(node, [*gathers, inner, outer])
-    y.replace_all_uses_with(outer.outputs[0], replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-
-
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
-    graph.register_initializer(value)
-    return value

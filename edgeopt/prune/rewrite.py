@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -30,10 +31,45 @@ def conv(node: ir.Node, cut: Cut) -> None:
         node.attributes["group"] = ir.AttrInt64("group", len(left))
 
 
+def group_normalization(node: ir.Node, cut: Cut) -> None:
+    """`num_groups` follows when whole groups leave."""
+    entering = cut.masks(node.inputs[0]).get(1)
+    groups = node.attributes.get_int("num_groups", 1)
+    if entering is not None:
+        left = int(entering.reshape(groups, -1).any(axis=1).sum())
+        node.attributes["num_groups"] = ir.AttrInt64("num_groups", left)
+
+
+def attention(node: ir.Node, cut: Cut) -> None:
+    """The scale of the original is written down, the default follows the width; heads that are attributes follow."""
+    q, k = node.inputs[0], node.inputs[1]
+    if q is None or k is None:
+        return
+    if len(cut.length(q)) == 4:
+        if "scale" not in node.attributes:
+            node.attributes["scale"] = ir.AttrFloat32("scale", 1 / math.sqrt(cut.length(q)[3]))
+        return
+    for name, value in (("q_num_heads", q), ("kv_num_heads", k)):
+        mask = cut.masks(value).get(2)
+        if mask is not None:
+            heads = int(mask.reshape(node.attributes.get_int(name, 1), -1).any(axis=1).sum())
+            node.attributes[name] = ir.AttrInt64(name, heads)
+
+
 def reshape(node: ir.Node, cut: Cut) -> None:
-    """Also Expand and Resize's `sizes`: the shape is an input, constant or computed."""
+    """Also Expand and Resize's `sizes`: the shape is an input, constant or computed.
+
+    A shape that is computed may be so from lengths that change, so that all but the batch is written down.
+    """
     position = 3 if node.op_type == "Resize" else 1
     masks = cut.masks(node.outputs[0])
+    follows = cut.plan.trace.open_dims.get(node.outputs[0].name or "")
+    if follows is not None and len(follows) <= 1:
+        lengths = [int(masks[d].sum()) if d in masks else n for d, n in enumerate(cut.length(node.outputs[0]))]
+        fixed = np.array([-1 if dim in follows else length for dim, length in enumerate(lengths)], np.int64)
+        node.replace_input_with(1, cut.add(node, "shape", fixed))
+        node.attributes.pop("allowzero", None)
+        return
     if not masks or len(node.inputs) <= position or node.inputs[position] is None:
         return
     target = node.inputs[position]
@@ -163,10 +199,12 @@ def _set_numbers(node: ir.Node, index: int, name: str, numbers: np.ndarray, cut:
 
 
 REWRITES: dict[str, Callable[[ir.Node, Cut], None]] = {
+    "Attention": attention,
     "Conv": conv,
     "ConvTranspose": conv,
     "Expand": reshape,
     "Gather": gather,
+    "GroupNormalization": group_normalization,
     "Pad": pad,
     "Reshape": reshape,
     "Resize": reshape,

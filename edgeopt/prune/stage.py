@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from edgeopt import __version__
+from edgeopt.errors import StageFailed
 from edgeopt.model import Model
 from edgeopt.model.profile import profile
 from edgeopt.model.quantized import refuse_quantized
 from edgeopt.prune.accept import Proven, prune_proven
-from edgeopt.prune.choose import Ranking, choose
-from edgeopt.prune.cost import Cost
-from edgeopt.prune.criteria import L2, Criterion
+from edgeopt.prune.aim import Aim
+from edgeopt.prune.correct import LeastSquares, correct
+from edgeopt.prune.criteria import Criterion, GeometricMedian, Reconstruction
 from edgeopt.prune.equivalence import TOLERANCE
 from edgeopt.prune.groups import Plan, make_plan
+from edgeopt.prune.ranking import Global, Ranking, Weighed
+from edgeopt.prune.record import Entry, compose
+from edgeopt.prune.schedule import OneShot, Schedule
+from edgeopt.prune.steps import Narrowed, Steps
 from edgeopt.prune.target import Target
 from edgeopt.prune.trace import trace
+from edgeopt.spec import digest
 from edgeopt.stage import Context, Stage, StageResult
-from edgeopt.train.settings import FineTune, Fit
+from edgeopt.train.settings import FineTune
+
+if TYPE_CHECKING:
+    from edgeopt.prune.finetune import Tuned
 
 __all__ = ["Prune"]
 
@@ -30,13 +41,27 @@ class Prune(Stage):
     """Remove channels until the target is reached, then fine-tune with the unpruned model as teacher."""
 
     kind: Literal["prune"] = "prune"
-    target: Target = Field(description="what has to go: params=-60%, macs=-50%")
-    criterion: Criterion = Field(L2(), description="which channels go first")
-    ranking: Ranking = Field(
-        "local", description="local: the same share of every group; global: one threshold for all groups"
+    target: Target = Field(
+        description="what has to go, or may stay: params=-60%, macs=20M, size=100KB, ram=-50%, latency=5ms"
     )
+    criterion: Criterion | None = Field(
+        None,
+        description="which channels of a group go first; none: reconstruction where there are images, geometric_median "
+        "where there are none",
+    )
+    ranking: Ranking = Field(
+        Global(),
+        description="how groups compare. local: the same share of each; global: one threshold for their scores; "
+        "sensitivity: one threshold for measured loss over what is saved",
+    )
+    schedule: Schedule = Field(OneShot(), description="one_shot, or iterative: prune a little, train a little, again")
     round_to: int | None = Field(
         None, ge=1, description="widths are rounded up to multiples of this; none: what the run's tiers like"
+    )
+    correction: LeastSquares | None = Field(
+        LeastSquares(),
+        description="least squares: layers behind the narrowed ones are fitted anew before any training, where there "
+        "are images; none: weights stay as they were",
     )
     finetune: FineTune | None = Field(FineTune(), description="training afterwards; none: no images are needed")
     temperature: float = Field(4.0, gt=0, description="of the unpruned model's soft targets in fine-tuning")
@@ -44,86 +69,195 @@ class Prune(Stage):
         0.9, ge=0, le=1, description="weight of the soft targets, the labels have the rest; 0: labels alone"
     )
     time_limit: float = Field(60.0, gt=0, description="seconds that following the channels may take")
+    timing_seconds: float = Field(60.0, gt=0, description="for timing layers, where the target has a latency")
+
+    @model_validator(mode="after")
+    def _trains_between_steps(self) -> Self:
+        if self.finetune is None and self.schedule.epochs:
+            raise ValueError(f"schedule {self.schedule.kind} trains between its steps; give it finetune, or one_shot")
+        return self
+
+    def needs_artifact(self) -> bool:
+        """Where the target is about a file."""
+        return not {"size", "ram"}.isdisjoint(self.target.wanted)
 
     def apply(self, model: Model, context: Context) -> StageResult:
-        """The pruned model. Raises StageFailed when the target cannot be reached, UsageError without images."""
+        """The pruned model. Raises StageFailed when the target cannot be reached, UsageError without images.
+
+        Ctrl-C while the network is on its way to the target: StageFailed, which says where the network of the last step
+        lies. In the last fine-tuning: the best so far, with a warning. Either way the same call goes on from
+        `context.scratch`.
+        """
         began = time.perf_counter()
         refuse_quantized(model)
         if self.finetune is not None:
             context.need_data("prune with finetune")
+        shares = self.schedule.fractions()
+        steps = Steps(context.scratch, self._key(model, context))
+        number, step = steps.latest(len(shares))
+        so_far = Narrowed(model)
+        aim = Aim(
+            model,
+            self.target,
+            context,
+            rule=self.ranking.rule,
+            multiple=self.round_to or context.width_multiple,
+            seconds=self.timing_seconds,
+        )
+        try:
+            if step is None:
+                step = steps.save(1, self._narrow(so_far, aim, shares[0], context))
+            while number < len(shares):
+                so_far = step
+                tuned = self._tune(step, model, number, steps, context)
+                so_far = replace(step, model=tuned.model, history=(*step.history, *tuned.history))
+                if tuned.stopped:
+                    raise KeyboardInterrupt
+                number += 1
+                step = steps.save(number, self._narrow(so_far, aim, shares[number - 1], context))
+        except KeyboardInterrupt as error:
+            if not so_far.record:
+                raise
+            raise self._on_the_way(steps, so_far, number) from error
+        pruned, history, stopped = step.model, list(step.history), False
+        if self.finetune is not None:
+            tuned = self._tune(step, model, number, steps, context)
+            pruned, history, stopped = tuned.model, [*history, *tuned.history], tuned.stopped
+        if stopped:
+            done = len(history) - len(step.history)
+            context.progress.warn(
+                f"fine-tuning was stopped by Ctrl-C after {done} of {self._epochs(number)} epochs: going on with the "
+                "best so far; the same command goes on training"
+            )
+        facts = self._facts(model, step)
+        facts |= {"epochs": len(history), "history": history} if self.finetune is not None else {}
+        facts |= {"stopped_by": "ctrl_c" if stopped else None, "seconds": time.perf_counter() - began}
+        return StageResult(pruned, facts, {"pruned.json": json.dumps(step.record)}, unfinished=stopped)
+
+    def _narrow(self, before: Narrowed, aim: Aim, share: float, context: Context) -> Narrowed:
+        """One pruning of `before.model`, to `share` of the way from the original to the target."""
+        began = time.perf_counter()
+        model = before.model
         plan = make_plan(trace(model, self.time_limit))
-        for node, operator in plan.trace.unknown.items():
+        for node, operator in plan.trace.unknown.items() if not before.record else ():
             context.progress.warn(f"no pruning rule for {operator} ({node}): the channels that reach it stay")
-        proven = prune_proven(model, plan, lambda left: self._choose(model, left, context), seed=context.seed)
+        criterion = self.criterion or (GeometricMedian() if context.data is None else Reconstruction())
+        scores = criterion.scores(model, plan.groups, context)
+        scored = {group.slices: score for group, score in zip(plan.groups, scores, strict=True)}
+        weighed: dict[int, Weighed] = {}
+
+        def pick(left: Plan) -> np.ndarray:
+            own = [scored[group.slices] for group in left.groups]
+            chosen = weighed[len(left.groups)] = self.ranking.weigh(model, left, own, aim.left(model, left), context)
+            return aim.choose(model, left, chosen.scores, share)
+
+        proven = prune_proven(model, plan, pick, seed=context.seed)
         for name, reason in proven.refused.items():
             context.progress.warn(f"{name} is not narrowed: {reason}")
-        facts = _facts(model, proven) | {"prune_seconds": time.perf_counter() - began}
-        pruned = proven.model
-        if self.finetune is not None:
-            pruned, history = self._finetune(pruned, model, self.finetune, context)
-            facts |= {"epochs": self.finetune.epochs, "history": history}
-        facts |= {"seconds": time.perf_counter() - began}
-        return StageResult(pruned, facts, {"pruned.json": json.dumps(proven.record)})
+        entries: list[Entry] = proven.record
+        corrected = self._correct(model, proven, context)
+        after = profile(corrected.model)
+        facts = {
+            "share": share,
+            "params": after.params,
+            "macs": after.macs,
+            "max_relative_difference": proven.difference.relative,
+            "refused": proven.refused,
+            "prune_seconds": time.perf_counter() - began,
+            "measured": aim.facts(),
+            "criterion": criterion.kind,
+            "correction": corrected.facts or None,
+            **(_layout(plan) if not before.record else {}),
+            **weighed[len(proven.plan.groups)].facts,
+        }
+        return Narrowed(corrected.model, compose(before.record, entries), (*before.facts, facts), before.history)
 
-    def _choose(self, model: Model, plan: Plan, context: Context) -> np.ndarray:
-        scores = self.criterion.scores(model, plan.groups, context)
-        multiple = self.round_to or context.width_multiple
-        return choose(plan, scores, self.target, Cost(model, plan), self.ranking, multiple)
+    def _correct(self, model: Model, proven: Proven, context: Context) -> StageResult:
+        """The pruned model fitted to what `model` computed, where there are images for that."""
+        if self.correction is None or context.data is None:
+            return StageResult(proven.model)
+        return correct(model, proven.model, proven.record, context, self.correction)
 
-    def _finetune(
-        self, pruned: Model, original: Model, settings: Fit, context: Context
-    ) -> tuple[Model, list[dict[str, Any]]]:
-        """Train the pruned model on labels and on what the unpruned one answers."""
-        from edgeopt.model.to_torch import from_torch, to_torch
-        from edgeopt.train.fit import fit
-        from edgeopt.train.objectives import HardLabels, WithTeacher
-        from edgeopt.train.stage import check_labels, ends_in_softmax
+    def _tune(self, step: Narrowed, teacher: Model, number: int, steps: Steps, context: Context) -> Tuned:
+        """The step's network after the training that belongs to it."""
+        from edgeopt.prune.finetune import finetune
 
-        split = context.need_data("prune with finetune").train
-        if split.labels is not None or self.alpha == 0:
-            check_labels(pruned, split, "prune with finetune")
-        probabilities = ends_in_softmax(pruned)
-        labels = HardLabels(settings.label_smoothing, probabilities=probabilities)
-        taught = WithTeacher(
-            to_torch(original),
-            self.temperature,
-            self.alpha,
-            labels,
-            student_probabilities=probabilities,
-            teacher_probabilities=probabilities,
+        assert self.finetune is not None
+        total = len(self.schedule.fractions())
+        return finetune(
+            step.model,
+            teacher,
+            self.finetune.model_copy(update={"epochs": self._epochs(number)}),
+            replace(context, seed=context.seed + total - number),
+            temperature=self.temperature,
+            alpha=self.alpha,
+            scratch=steps.checkpoints(number),
+            label="fine-tuning" if number == total else f"fine-tuning after step {number} of {total}",
         )
-        module = to_torch(pruned)
-        history = fit(
-            module,
-            split,
-            settings,
-            taught if self.alpha > 0 else labels,
-            seed=context.seed,
-            progress=context.progress,
-            scratch=context.scratch,
-            label="fine-tuning",
+
+    def _epochs(self, number: int) -> int:
+        """Of the training that follows a step."""
+        assert self.finetune is not None
+        last = number == len(self.schedule.fractions())
+        return self.finetune.epochs if last else self.schedule.epochs
+
+    def _on_the_way(self, steps: Steps, so_far: Narrowed, number: int) -> StageFailed:
+        """What to say when Ctrl-C comes before the target is reached."""
+        place = steps.save_partial(so_far)
+        total = len(self.schedule.fractions())
+        return StageFailed(
+            f"stopped by Ctrl-C at step {number} of {total}, before {self.target} is reached",
+            where="prune",
+            fix="the same command goes on from there" + (f"; what there is so far lies in {place}" if place else ""),
         )
-        return from_torch(module, pruned), history
+
+    def _key(self, model: Model, context: Context) -> str:
+        """What saved steps belong to."""
+        data = context.data.fingerprint if context.data is not None else None
+        settings = self.model_dump(mode="json")
+        return digest([__version__, model.fingerprint(), settings, data, context.seed, context.width_multiple])
+
+    def _facts(self, model: Model, step: Narrowed) -> dict[str, Any]:
+        """What was done, JSON-ready."""
+        before, after = profile(model), profile(step.model)
+        refused = {name: reason for facts in step.facts for name, reason in facts["refused"].items()}
+        first, last = step.facts[0], step.facts[-1]
+        return {
+            "params_before": before.params,
+            "params_after": after.params,
+            "macs_before": before.macs,
+            "macs_after": after.macs,
+            "groups": [_width(entry, step.record) for entry in first["groups"]],
+            "pinned": [*first["pinned"], *({"reason": reason, "weights": [name]} for name, reason in refused.items())],
+            "unknown_operators": first["unknown_operators"],
+            "check": {
+                "max_relative_difference": max(facts["max_relative_difference"] for facts in step.facts),
+                "tolerance": TOLERANCE,
+            },
+            "prune_seconds": sum(facts["prune_seconds"] for facts in step.facts),
+            **last["measured"],
+            "correction": last["correction"],
+            "steps": [{name: facts[name] for name in ("share", "params", "macs")} for facts in step.facts],
+            **{name: last[name] for name in ("sensitivity", "sensitivity_measured_on") if name in last},
+        }
 
 
-def _facts(model: Model, proven: Proven) -> dict[str, Any]:
-    before, after = profile(model), profile(proven.model)
-    kept, plan = proven.kept, proven.plan
+def _layout(plan: Plan) -> dict[str, Any]:
+    """The groups of the original, each by its narrowest tensor, and what stays whole; JSON-ready."""
+    narrowest = {group.name: min(group.slices, key=lambda slices: slices.index.shape[1]) for group in plan.groups}
     return {
-        "params_before": before.params,
-        "params_after": after.params,
-        "macs_before": before.macs,
-        "macs_after": after.macs,
         "groups": [
-            {
-                "name": group.name,
-                "channels_before": len(group) * group.channels_per_unit,
-                "channels_after": int(kept[group.units].sum()) * group.channels_per_unit,
-            }
-            for group in plan.groups
+            {"name": name, "weight": part.name, "axis": part.axis, "index": part.index.ravel().tolist()}
+            for name, part in narrowest.items()
         ],
-        "pinned": [{"reason": reason, "weights": list(names)} for reason, names in plan.pinned.items()]
-        + [{"reason": reason, "weights": [name]} for name, reason in proven.refused.items()],
+        "pinned": [{"reason": reason, "weights": list(names)} for reason, names in plan.pinned.items()],
         "unknown_operators": sorted(set(plan.trace.unknown.values())),
-        "check": {"max_relative_difference": proven.difference.relative, "tolerance": TOLERANCE},
     }
+
+
+def _width(group: dict[str, Any], record: list[Entry]) -> dict[str, Any]:
+    """Channels of the narrowest tensor that the group's units stand for, before and after."""
+    place = group["weight"], group["axis"]
+    kept = next((set(entry["kept"]) for entry in record if (entry["name"], entry["axis"]) == place), None)
+    after = len(group["index"]) if kept is None else sum(index in kept for index in group["index"])
+    return {"name": group["name"], "channels_before": len(group["index"]), "channels_after": after}

@@ -104,7 +104,7 @@ def _gather_weights(cut: Cut) -> list[dict[str, object]]:
             index = np.flatnonzero(mask)
             array = np.take(array, index, axis)
             record.append({"name": name, "axis": axis, "kept": index.tolist()})
-        value.const_value = ir.tensor(np.ascontiguousarray(array), name=name)
+        value.const_value = ir.Tensor(np.ascontiguousarray(array), name=name)
         value.shape = ir.Shape(array.shape)
     return record
 

@@ -21,6 +21,11 @@ class Ties:
         self._count = 1
         self._pins: list[tuple[np.ndarray, str]] = []
 
+    @property
+    def count(self) -> int:
+        """Number of labels, the fixed one included."""
+        return self._count
+
     def fresh(self, *shape: int) -> np.ndarray:
         """New labels, each alone, in an array of this shape."""
         size = int(np.prod(shape))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -44,6 +44,8 @@ class Trace:
     """(initializer, axis) pairs whose slices each compute one output channel."""
     unknown: Mapping[str, str]
     """Nodes without a rule that pinned something -> their operator."""
+    open_dims: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """Result of a Reshape to a computed shape -> its dims whose length follows the batch."""
 
 
 class Tracer:
@@ -51,12 +53,13 @@ class Tracer:
 
     def __init__(self, graph: ir.Graph, deadline: float) -> None:
         self.ties = Ties()
-        self.produces: set[tuple[str, int]] = set()
         self.unknown: dict[str, str] = {}
         self._graph = graph
         self._deadline = deadline
         self._blocks: dict[str, Blocks] = {}
         self._weights: dict[str, dict[int, np.ndarray]] = {}
+        self._produced: list[np.ndarray] = []
+        self._computed_weights: set[str] = set()
 
     # ---- reading
 
@@ -71,6 +74,10 @@ class Tracer:
     def constant(self, value: ir.Value | None) -> np.ndarray | None:
         """The array of an initializer, or None."""
         return value.const_value.numpy() if value is not None and value.const_value is not None else None
+
+    def is_weight(self, value: ir.Value | None) -> bool:
+        """Whether it depends on initializers alone: a weight, or what the graph computes from weights."""
+        return value is not None and (value.const_value is not None or value.name in self._computed_weights)
 
     def has_labels(self, value: ir.Value | None) -> bool:
         """Whether anything along this value may leave (a float weight counts)."""
@@ -135,6 +142,17 @@ class Tracer:
         for block in self.blocks(value):
             self.ties.pin(block.ids, reason)
 
+    def note_produced(self, value: ir.Value | None, dims: Iterable[int]) -> None:
+        """Slices of these dims of a weight, or of what it was computed from, each compute one channel."""
+        if value is not None and self.is_weight(value):
+            chosen = set(dims)
+            self._produced += [block.ids.ravel() for block in self.blocks(value) if chosen & set(block.dims)]
+
+    def note_computed(self, node: ir.Node) -> None:
+        """Remember outputs that depend on weights alone."""
+        if node.inputs and all(value is None or self.is_weight(value) for value in node.inputs):
+            self._computed_weights |= {value.name or "" for value in node.outputs}
+
     def check_time(self, node: ir.Node) -> None:
         """Raises StageFailed when the trace has used up its time."""
         if time.monotonic() > self._deadline:
@@ -157,11 +175,19 @@ class Tracer:
             shapes,
             self.ties.roots(),
             self.ties.pinned(),
-            frozenset(self.produces),
+            self._producing_axes(),
             self.unknown,
         )
 
     # ---- inside
+
+    def _producing_axes(self) -> frozenset[tuple[str, int]]:
+        produced = np.zeros(self.ties.count, bool)
+        for ids in self._produced:
+            produced[ids] = True
+        produced[FIXED] = False
+        axes = [(name, axis, ids) for name, vectors in self._weights.items() for axis, ids in vectors.items()]
+        return frozenset((name, axis) for name, axis, ids in axes if produced[ids].any())
 
     def _is_weight(self, value: ir.Value) -> bool:
         return value.const_value is not None and value.const_value.dtype.is_floating_point()
@@ -188,24 +214,44 @@ def trace(model: Model, time_limit: float = 60.0) -> Trace:
     """Propagate labels through the graph, `time_limit` seconds at most. Raises StageFailed."""
     from edgeopt.prune.rules import RULES
 
-    graph = _with_shapes(model)
+    graph = _with_shapes(model, BATCH)
     tracer = Tracer(graph, time.monotonic() + time_limit)
     for node in graph:
         tracer.check_time(node)
         rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if rule is None or not rule(node, tracer):
             _pin_node(node, tracer)
+        tracer.note_computed(node)
     for value in graph.outputs:
         tracer.pin(value, "is an output of the model")
-    return tracer.finish()
+    return replace(tracer.finish(), open_dims=_open_dims(model, graph))
 
 
-def _with_shapes(model: Model) -> ir.Graph:
-    """A copy of the graph with shapes for a batch of two; what inference leaves open is measured by running it."""
-    shaped = infer_shapes(model, BATCH)
+def _with_shapes(model: Model, batch: int) -> ir.Graph:
+    """A copy of the graph with shapes for this batch; what inference leaves open is measured by running it."""
+    shaped = infer_shapes(model, batch)
     if any(static_shape(value) is None for node in shaped.graph.graph for value in node.outputs):
         shaped = measure_shapes(shaped)
     return shaped.graph.graph
+
+
+def _open_dims(model: Model, graph: ir.Graph) -> dict[str, frozenset[int]]:
+    """Which dims of results of computed shape follow the batch: those that differ for another one."""
+    computed = {node.outputs[0].name: static_shape(node.outputs[0]) for node in graph if _is_computed(node)}
+    if not computed or all(isinstance(dim, int) for info in model.inputs for dim in info.shape[:1]):
+        return dict.fromkeys((name or "" for name, shape in computed.items() if shape is not None), frozenset())
+    found = {}
+    for node in _with_shapes(model, BATCH + 1):
+        name = node.outputs[0].name
+        before, after = computed.get(name), static_shape(node.outputs[0])
+        if before is not None and after is not None and len(before) == len(after):
+            found[name or ""] = frozenset(dim for dim in range(len(after)) if before[dim] != after[dim])
+    return found
+
+
+def _is_computed(node: ir.Node) -> bool:
+    """Whether it is a Reshape to a shape that the graph computes."""
+    return node.op_type == "Reshape" and node.inputs[1] is not None and node.inputs[1].const_value is None
 
 
 def _pin_node(node: ir.Node, tracer: Tracer) -> None:

@@ -10,18 +10,18 @@ back by the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
+from edgeopt.model.layerwise.pile import pile_up
+from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.model import Model
 from edgeopt.quantize.build import Built
 from edgeopt.quantize.layers import IntegerLayer, integer_layers, with_layers, with_scales
 from edgeopt.quantize.samples import Samples
-from edgeopt.quantize.walk import Batches, Walk
 from edgeopt.quantize.weights import BIAS_LIMIT
 from edgeopt.spec import Spec
 from edgeopt.stage import Context, StageResult
@@ -29,8 +29,11 @@ from edgeopt.stage import Context, StageResult
 __all__ = ["BiasCorrection"]
 
 BATCH = 8
-MEMORY = 256 * 2**20
-"""Of the activations that a walk keeps."""
+"""Samples that run at a time, fewer where a layer's output is large."""
+BATCH_BYTES = 16 * 2**20
+"""Of the largest layer's output."""
+PUT_ASIDE = 256 * 2**20
+"""Of the activations of both models, all samples together, in temporary files."""
 LEAST_IMAGES = 8
 WIDEST = 1.1
 """A scale changes by at most this factor: more is not shrinkage but a layer that went wrong."""
@@ -46,7 +49,9 @@ class BiasCorrection(Spec):
 
     kind: Literal["bias_correction"] = "bias_correction"
     images: int = Field(
-        64, ge=1, description="calibration samples to fit on; fewer where their activations would pass 256 MB"
+        64,
+        ge=1,
+        description="calibration samples to fit on; fewer where more than 256 MB would be put aside of a layer",
     )
     scales: bool = Field(True, description="also fit each channel's weight scale, where there is one for each channel")
 
@@ -57,27 +62,23 @@ class BiasCorrection(Spec):
         signal to noise ratio before and after, dB (each under the corrections before it).
         """
         layers = integer_layers(built.model)
-        names = [layer.name for layer in layers]
-        few = samples.take(min(self.images, _fitting(model, names)))
-        true = Walk(model, names, few.batches(BATCH))
-        rounded = Walk(built.model, names, few.batches(BATCH))
+        largest = _largest_output(model, {layer.name for layer in layers})
+        few = samples.take(min(self.images, max(LEAST_IMAGES, int(PUT_ASIDE / (2.5 * largest)))))
+        inputs = pile_up(few.fitting(model, max(1, min(BATCH, BATCH_BYTES // largest))))
+        true, rounded = Segments(model, inputs), Segments(built.model, inputs)
         biases: dict[str, tuple[np.ndarray | None, np.ndarray | None]] = {}
         scales: dict[str, np.ndarray] = {}
         before, after = [], []
         for layer in context.progress.track(layers, "correcting biases", len(layers)):
-            wanted, found = true.advance(), rounded.advance()
-            axis = _channel_axis(layer, wanted[0].ndim)
-            seen = _Moments.of(wanted, found, axis)
+            output = rounded.node(layer.name).output[0]
+            seen, axis = _look(layer, true, rounded)
             gain, shift = _fit(seen, layer, len(few), scales=self.scales)
             gain, shift, bias = _round(layer, gain, shift)
             if bias is not None:
                 biases[layer.name] = None, bias
             if (gain != 1).any():
                 scales[layer.name] = (layer.weight_scale * gain).astype(np.float32)
-            for batch in found:  # in place: they are large
-                batch *= _along(gain, batch, axis)
-                batch += _along(shift, batch, axis)
-            rounded.replace(found)
+            rounded.change(output, _Affine(gain, shift, axis))
             before.append(seen.sqnr_db(np.ones_like(gain), np.zeros_like(shift)))
             after.append(seen.sqnr_db(gain, shift))
         corrected = with_scales(with_layers(built.model, biases), scales)
@@ -92,41 +93,58 @@ class BiasCorrection(Spec):
         )
 
 
-def _fitting(model: Model, names: Sequence[str]) -> int:
-    """How many samples' outputs of the largest layer, float and rounded, fit MEMORY beside what stays alive."""
-    wanted = set(names)
-    shapes = [list(node.outputs[0].shape or [])[1:] for node in model.graph.graph if node.name in wanted]
-    largest = max((math.prod(dim for dim in shape if isinstance(dim, int)) for shape in shapes), default=1)
-    return max(LEAST_IMAGES, int(MEMORY / (2.5 * 4 * largest)))
+def _largest_output(model: Model, names: Collection[str]) -> int:
+    """float32 bytes of the largest output among these nodes, of one sample, as far as shapes are known."""
+    shapes = [list(node.outputs[0].shape or [])[1:] for node in model.graph.graph if node.name in names]
+    return 4 * max((math.prod(dim for dim in shape if isinstance(dim, int)) for shape in shapes), default=1)
 
 
-@dataclass(frozen=True)
+def _look(layer: IntegerLayer, true: Segments, rounded: Segments) -> tuple[_Moments, int]:
+    """Move both models on behind the layer; what its output is in them, and the axis of its channels."""
+    wanted, found = (graph.node(layer.name).output[0] for graph in (true, rounded))
+    seen, axis = None, 1
+    for f, q in zip(true.step(layer.name, [wanted]), rounded.step(layer.name, [found], keep=found), strict=True):
+        if seen is None:
+            axis = 1 if layer.operator in ("Conv", "ConvTranspose") else f[wanted].ndim - 1
+            seen = _Moments(f[wanted].shape[axis])
+        seen.add(f[wanted], q[found], axis)
+    assert seen is not None
+    return seen, axis
+
+
+class _Affine:
+    """gain * x + shift, along an axis, in place."""
+
+    def __init__(self, gain: np.ndarray, shift: np.ndarray, axis: int) -> None:
+        self.gain, self.shift, self.axis = gain, shift, axis
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        shape = [-1 if axis == self.axis else 1 for axis in range(batch.ndim)]
+        batch *= self.gain.astype(np.float32).reshape(shape)
+        batch += self.shift.astype(np.float32).reshape(shape)
+        return batch
+
+
 class _Moments:
     """Sums over samples and positions, each float64 [channels]: of the true output f, and of what is missing, f - q."""
 
-    count: int
-    true: np.ndarray
-    missing: np.ndarray
-    found_squared: np.ndarray
-    missing_squared: np.ndarray
-    product: np.ndarray
-    """of q and f - q"""
-    true_squared: np.ndarray
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.true, self.missing, self.found_squared, self.missing_squared, self.product, self.true_squared = np.zeros(
+            (6, channels)
+        )
 
-    @staticmethod
-    def of(wanted: Batches, found: Batches, axis: int) -> _Moments:
-        sums = np.zeros((6, wanted[0].shape[axis]))
-        count = 0
-        for f, q in zip(wanted, found, strict=True):
-            rows = np.moveaxis(f, axis, 0).reshape(f.shape[axis], -1)
-            other = np.moveaxis(q, axis, 0).reshape(f.shape[axis], -1)
-            missing = rows - other
-            count += rows.shape[1]
-            sums[0] += rows.sum(axis=1, dtype=np.float64)
-            sums[1] += missing.sum(axis=1, dtype=np.float64)
-            for index, (a, b) in enumerate([(other, other), (missing, missing), (other, missing), (rows, rows)]):
-                sums[2 + index] += np.einsum("ij,ij->i", a, b)
-        return _Moments(count, *sums)
+    def add(self, true: np.ndarray, found: np.ndarray, axis: int) -> None:
+        """Count one batch."""
+        f, q = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (true, found))
+        missing = f - q
+        self.count += f.shape[1]
+        self.true += f.sum(axis=1, dtype=np.float64)
+        self.missing += missing.sum(axis=1, dtype=np.float64)
+        self.found_squared += np.einsum("ij,ij->i", q, q)
+        self.missing_squared += np.einsum("ij,ij->i", missing, missing)
+        self.product += np.einsum("ij,ij->i", q, missing)
+        self.true_squared += np.einsum("ij,ij->i", f, f)
 
     def sqnr_db(self, gain: np.ndarray, shift: np.ndarray) -> float:
         """Of the whole output, corrected to gain * q + shift."""
@@ -180,12 +198,3 @@ def _round(
     fits = np.abs(wanted) <= 2 * BIAS_LIMIT
     integers = np.where(fits, wanted, layer.bias)
     return gain, (integers - layer.bias) * step * gain, integers.astype(layer.bias.dtype)
-
-
-def _channel_axis(layer: IntegerLayer, rank: int) -> int:
-    return 1 if layer.operator in ("Conv", "ConvTranspose") else rank - 1
-
-
-def _along(values: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
-    """float32 values [channels], shaped to broadcast over `array`."""
-    return values.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(array.ndim)])

@@ -5,20 +5,20 @@ Transforms that trade the ranges of channels against one another (`equalize.py`,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgeopt.model.layerwise.pile import pile_up
+from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.model import Model
+from edgeopt.quantize.observe import suggest_batch
 from edgeopt.quantize.samples import Samples
-from edgeopt.quantize.walk import Batches, Walk
 from edgeopt.stage import Context
 from edgeopt.tiers import Tier
 
 __all__ = ["FURTHEST", "Channels", "Rounding", "look", "rounding_of"]
 
-BATCH = 8
 FURTHEST = 1e3
 """Largest ratio between the factors of one tensor's channels; a dead channel would ask for any."""
 
@@ -40,19 +40,6 @@ class Channels:
     def scaled(self, factors: np.ndarray) -> Channels:
         """Of the tensor times `factors` (positive)."""
         return Channels(self.low * factors, self.high * factors, self.square * factors**2)
-
-    @staticmethod
-    def of(batches: Batches, axis: int) -> Channels:
-        """Of a tensor's batches, with its channels along `axis`."""
-        rows = [np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in batches]
-        count = sum(row.shape[1] for row in rows)
-        return Channels(
-            low=np.min([row.min(axis=1) for row in rows], axis=0).astype(np.float64),
-            high=np.max([row.max(axis=1) for row in rows], axis=0).astype(np.float64),
-            square=np.asarray(
-                np.sum([np.einsum("ij,ij->i", row, row) for row in rows], axis=0, dtype=np.float64) / count
-            ),
-        )
 
 
 @dataclass(frozen=True)
@@ -91,9 +78,35 @@ def rounding_of(tier: Tier | None) -> Rounding:
 def look(
     model: Model, axes: dict[str, int], samples: Samples, context: Context, label: str = "looking at channels"
 ) -> dict[str, Channels]:
-    """Node name -> what the channels of its first output held; `axes` names the nodes and their channel axes."""
-    order: Sequence[str] = [node.name or "" for node in model.graph.graph if node.name in axes]
-    if not order:
+    """Node name -> what the channels of its first output held; `axes` names the nodes and their channel axes.
+
+    Memory: these outputs of a few samples at a time.
+    """
+    tensors = {node.outputs[0].name or "": node.name or "" for node in model.graph.graph if node.name in axes}
+    if not tensors:
         return {}
-    walk = Walk(model, order, samples.batches(BATCH))
-    return {name: Channels.of(walk.advance(), axes[name]) for name in context.progress.track(order, label, len(order))}
+    segments = Segments(model, pile_up(samples.fitting(model, suggest_batch(model, tuple(tensors)))))
+    tallies = {name: _Tally() for name in tensors.values()}
+    for values in context.progress.track(segments.run(tuple(tensors)), label, segments.batches):
+        for tensor, name in tensors.items():
+            tallies[name].add(values[tensor], axes[name])
+    return {name: tally.channels for name, tally in tallies.items()}
+
+
+class _Tally:
+    """Running extremes and sums of a tensor's channels."""
+
+    def __init__(self) -> None:
+        self.low, self.high, self.squares = np.array(np.inf), np.array(-np.inf), np.array(0.0)
+        self.count = 0
+
+    def add(self, batch: np.ndarray, axis: int) -> None:
+        rows = np.moveaxis(batch, axis, 0).reshape(batch.shape[axis], -1)
+        self.low = np.minimum(self.low, rows.min(axis=1))
+        self.high = np.maximum(self.high, rows.max(axis=1))
+        self.squares = self.squares + np.einsum("ij,ij->i", rows, rows)
+        self.count += rows.shape[1]
+
+    @property
+    def channels(self) -> Channels:
+        return Channels(self.low, self.high, self.squares / self.count)

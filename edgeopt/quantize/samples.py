@@ -29,6 +29,15 @@ class Samples:
         for batch in self.split.batches(size):
             yield batch.feeds(self.names)
 
+    def fitting(self, model: Model, size: int) -> Iterator[dict[str, np.ndarray]]:
+        """As `batches`, or in batches of the model's fixed size; a short last one of these repeats its own samples."""
+        fixed = next((info.shape[0] for info in model.inputs if info.shape and isinstance(info.shape[0], int)), None)
+        if not isinstance(fixed, int):
+            yield from self.batches(size)
+            return
+        for batch in self.batches(fixed):
+            yield {name: np.resize(array, (fixed, *array.shape[1:])) for name, array in batch.items()}
+
     def take(self, count: int) -> Samples:
         """The first `count` of them (all, where there are fewer)."""
         return replace(self, split=self.split.take(np.arange(min(count, len(self)))))

@@ -28,7 +28,7 @@ from edgeopt.quantize.build import Builder, Built
 from edgeopt.quantize.samples import Samples
 from edgeopt.stage import Context
 
-__all__ = ["HIGHEST_DB", "Sensitivity", "Tally", "entrances", "exclude_list", "rank"]
+__all__ = ["HIGHEST_DB", "Sensitivity", "Tally", "entrances", "exclude_list", "layers_sqnr_db", "rank"]
 
 HIGHEST_DB = 150.0
 """Stands for equal outputs: what float32 arithmetic itself leaves is around 120 to 140 dB."""
@@ -36,6 +36,8 @@ SAMPLES = 16
 HELD_BYTES = 128 * 2**20
 """What the float values at one place of the graph may take, all samples together: fewer samples where it is more."""
 BATCH = 4
+GLANCED = 4
+"""Samples of `layers_sqnr_db`."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,19 @@ def rank(
     found = _describe(builder.model, layers, own)
     found = _measure_alone(builder.model, layers, found, batches, context, stop)
     return sorted(found, key=lambda s: s.output_db if s.alone_db is None else s.alone_db)
+
+
+def layers_sqnr_db(model: Model, built: Built, samples: Samples) -> dict[str, float]:
+    """What each layer is called in reports -> SQNR of its own output with all of `built` in integers, dB.
+
+    On a few samples: two models run once on each, so it costs next to nothing beside calibration.
+    """
+    from edgeopt.model.profile import node_label
+
+    layers = roundings(model, built)
+    own = _output_decibels(model, built, layers, list(samples.take(GLANCED).batches(_batch_size(model))))
+    labels = {node.name: node_label(node) for node in model.graph.graph}
+    return {labels[name]: round(decibels, 2) for name, decibels in own.items()}
 
 
 def entrances(ranked: Sequence[Sensitivity], count: int) -> list[Sensitivity]:

@@ -22,7 +22,7 @@ from edgeopt.model.providers import Device, choose_providers
 from edgeopt.quantize.bias import BiasCorrection
 from edgeopt.quantize.budget import meet_budget
 from edgeopt.quantize.build import Builder, Built, wanted_tensors
-from edgeopt.quantize.calibrators import Calibrator, Mse
+from edgeopt.quantize.calibrators import Calibrator, MinMax, Mse
 from edgeopt.quantize.dynamic import quantize_dynamic
 from edgeopt.quantize.eligible import find_excluded
 from edgeopt.quantize.equalize import CrossLayer
@@ -37,6 +37,7 @@ from edgeopt.quantize.qat import Qat
 from edgeopt.quantize.reconstruct import Reconstruct
 from edgeopt.quantize.samples import Samples, samples_of
 from edgeopt.quantize.search import find_fast
+from edgeopt.quantize.sensitivity import layers_sqnr_db
 from edgeopt.quantize.smooth import SmoothQuant
 from edgeopt.quantize.speed import cheapest, finish
 from edgeopt.quantize.verify import require_integers, unfused
@@ -128,6 +129,11 @@ class Quantize(Stage):
         work = quantize_dynamic if self.activations == "dynamic" else quantize_weights_only
         return work(prepared, tier, context, method=self.weight_scale, excluded=excluded)
 
+    def draft(self) -> Quantize:
+        """Ranges from a few samples, and nothing that only makes the numbers better."""
+        quick = {"calibrator": MinMax(), "rivals": (), "refinements": (), "max_drop": None, "qat": None, "samples": 16}
+        return self.model_copy(update=quick | ({"speed": "rules"} if self.speed == "measured" else {}))
+
     def learn(self, model: Model, tier: Tier, context: Context) -> tuple[Builder, Samples, dict[str, Any]]:
         """Prepare and transform the model and see what each tensor holds: any placement can be built from that."""
         data = context.need_data(self.kind)
@@ -196,6 +202,8 @@ class Quantize(Stage):
         if self.qat is not None:
             result = self.qat.train(builder.model, built, context)
             built, facts["qat"] = built.with_model(result.model), result.facts
+        if self.max_memory is None:  # every layer's output of one sample, twice
+            facts["layers_sqnr_db"] = layers_sqnr_db(builder.model, built, judged_on)
         return StageResult(_finish(built, tier, slow - budget, round(PACKED_SHARE * model.size_bytes), facts), facts)
 
     def _choose_ranges(self, builder: Builder, samples: Samples, facts: dict[str, Any]) -> Built:

@@ -3,6 +3,8 @@
 from edgeopt.report.limits import ALL_TIERS, Limits, Verdict
 from edgeopt.report.report import (
     Baseline,
+    Change,
+    ClassChange,
     DataRow,
     Environment,
     Layer,
@@ -17,6 +19,8 @@ from edgeopt.report.report import (
 __all__ = [
     "ALL_TIERS",
     "Baseline",
+    "Change",
+    "ClassChange",
     "DataRow",
     "Environment",
     "Layer",

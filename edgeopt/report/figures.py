@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from edgeopt.report.limits import Verdict
 from edgeopt.report.report import Baseline, Report, Row, StageRow
 from edgeopt.units import format_bytes, format_sizes
 
@@ -17,22 +19,27 @@ __all__ = [
     "c_program",
     "columns_of",
     "count",
+    "decibels",
     "describe",
     "duration",
     "exact_bytes",
     "histories",
     "milliseconds",
+    "number",
     "percent",
     "points",
     "ratio",
     "stage_figures",
     "summary",
+    "verdict_of",
 ]
 
 NONE = "–"
 """What stands for a figure that was not measured."""
 
 LONG_LIST = 8
+BY_LAYER = ("layers_sqnr_db",)
+"""Facts with an entry for each layer: they are shown with the artifact's layers."""
 
 
 def percent(share: float) -> str:
@@ -48,6 +55,16 @@ def points(drop: float) -> str:
 def milliseconds(value: float) -> str:
     """0.0287 -> `0.0287 ms`, 123.4 -> `123 ms`."""
     return f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
+
+
+def decibels(value: float) -> str:
+    """20.114 -> `20.1 dB`."""
+    return f"{value:.1f} dB"
+
+
+def number(value: float) -> str:
+    """A loss, a learning rate: four significant digits."""
+    return f"{value:.4g}"
 
 
 def ratio(value: float) -> str:
@@ -152,13 +169,23 @@ def columns_of(report: Report) -> list[Column]:
 
 
 def summary(report: Report) -> tuple[bool | None, str]:
-    """Whether every limit holds (None: there are none), and that in a few words."""
-    failed = sum(not verdict.ok for verdict in report.gate)
+    """Whether the gate lets everything through (None: there are no limits), and what it found in a few words."""
     if not report.gate:
         return None, "No limits were set"
-    if failed:
-        return False, f"{failed} of {len(report.gate)} limits not met"
-    return True, "The one limit holds" if len(report.gate) == 1 else f"All {len(report.gate)} limits hold"
+    return all(verdict.ok for verdict in report.gate), verdict_of(report.gate)[1]
+
+
+def verdict_of(verdicts: Sequence[Verdict]) -> tuple[str, str]:
+    """`pass`, `fail` or `cannot tell` over all of them, and that in a few words."""
+    found = Counter(verdict.outcome for verdict in verdicts)
+    failed, unsure = found["fail"], found["cannot tell"]
+    if not verdicts:
+        return "none", "No limits were set"
+    if not failed and not unsure:
+        return "pass", "The one limit holds" if len(verdicts) == 1 else f"All {len(verdicts)} limits hold"
+    counts = ((failed, "not met"), (unsure, "cannot be told"))
+    words = [f"{n} of {len(verdicts)} limits {what}" for n, what in counts if n]
+    return "fail" if failed else "cannot tell", ", ".join(words)
 
 
 def c_program(row: Row) -> str:
@@ -190,7 +217,7 @@ def describe(value: JsonValue, name: str = "") -> Iterator[tuple[str, str]]:
     """Settings or facts as `criterion.kind`, `taylor` pairs; training histories are left to the curves."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if not _is_history(item):
+            if not _is_history(item) and key not in BY_LAYER:
                 yield from describe(item, f"{name}.{key}" if name else key)
     elif isinstance(value, list):
         yield name, _list(value)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from edgeopt.spec import Spec
 from edgeopt.units import Bytes, Points
 
-__all__ = ["ALL_TIERS", "Limits", "Verdict", "parse_count", "parse_fraction", "parse_ms", "parse_ratio"]
+__all__ = [
+    "ALL_TIERS",
+    "Limits",
+    "Verdict",
+    "parse_count",
+    "parse_fraction",
+    "parse_ms",
+    "parse_operators",
+    "parse_ratio",
+]
 
 ALL_TIERS = "all"
 """Key of the limits that hold for every tier; a tier's own limits go before them."""
@@ -58,6 +67,19 @@ Milliseconds = Annotated[float, BeforeValidator(parse_ms, json_schema_input_type
 Ratio = Annotated[float, BeforeValidator(parse_ratio, json_schema_input_type=float | str)]
 
 
+def parse_operators(value: Any) -> tuple[str, ...]:
+    """`"Conv, Relu"` or `[Conv, Relu]` -> ("Conv", "Relu"). Raises ValueError otherwise."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"{value!r} is not a set of operators; write it like [Conv, Relu, mcu]")
+    return tuple(dict.fromkeys(name.strip() for name in names))
+
+
+Operators = Annotated[
+    tuple[str, ...], BeforeValidator(parse_operators, json_schema_input_type=list[str] | str), Field(min_length=1)
+]
+
+
 class Limits(Spec):
     """What one tier's artifact must hold; a field that is not given is not checked."""
 
@@ -76,6 +98,15 @@ class Limits(Spec):
     flash: Bytes | None = Field(None, description="most code and constants of the C program, such as 100KB")
     instructions: Count | None = Field(None, description="most instructions of one inference on a core, such as 20M")
     mismatches: Count | None = Field(None, description="most output values that differ from onnxruntime's, such as 0")
+    lint: Count | None = Field(None, description="most breaches of the tier's rules for Q/DQ nodes, such as 0")
+    operators: Operators | None = Field(
+        None, description="operators it may be made of, such as [Conv, Relu]; a tier's name or file stands for its own"
+    )
+    allow_uncertain: bool | None = Field(
+        None,
+        description="where the samples cannot tell on which side of its limit a figure is: let the measured figure "
+        "decide; otherwise that fails",
+    )
 
 
 class Verdict(Spec):
@@ -83,10 +114,19 @@ class Verdict(Spec):
 
     tier: str
     limit: str
-    """A field of `Limits`, or `file` for the artifact itself."""
+    """A field of `Limits`, `file` for the artifact itself, or `FIGURE change` against another report."""
     found: float | str | None
     """The figure, in the unit of the limit's field; null: the report does not have it."""
     allowed: float | str | None
     ok: bool
+    """Whether it lets the artifact through."""
     sentence: str
     """What a person reads: found and allowed, with units."""
+    uncertain: bool = False
+    """The samples, or the spread of the timings, cannot tell; `ok` then is what the measured figure says where that is
+    allowed to decide, else false."""
+
+    @property
+    def outcome(self) -> Literal["pass", "fail", "cannot tell"]:
+        """What was found, whatever is made of it."""
+        return "cannot tell" if self.uncertain else "pass" if self.ok else "fail"

@@ -10,7 +10,11 @@ from pydantic import JsonValue
 from edgeopt.report.figures import c_program, columns_of, describe, duration, stage_figures, summary
 from edgeopt.report.report import Report, Row, StageRow
 
-__all__ = ["to_markdown"]
+__all__ = ["escape_markdown", "markdown_table", "to_markdown"]
+
+WORST = 5
+"""Classes that are named."""
+OUTCOMES = {"pass": "pass", "fail": "**FAIL**", "cannot tell": "**cannot tell**"}
 
 
 def to_markdown(report: Report) -> str:
@@ -19,6 +23,7 @@ def to_markdown(report: Report) -> str:
         _head(report),
         _artifacts(report),
         _verdicts(report),
+        _changes(report.tiers),
         _c_programs(report),
         _stages(report.stages),
         _reproduce(report),
@@ -26,7 +31,7 @@ def to_markdown(report: Report) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _text(value: str) -> str:
+def escape_markdown(value: str) -> str:
     """One line on which nothing is markup."""
     return re.sub(r"([\\`*_{}\[\]<>#|~!])", r"\\\1", " ".join(value.split()))
 
@@ -38,17 +43,17 @@ def _code(value: str) -> str:
     return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _head(report: Report) -> str:
-    facts = [f"{_text(report.data.name)}, {report.data.test:,} test images"] if report.data else []
-    facts += [_text(report.created.replace("T", " ")[:16]), f"took {duration(report.seconds)}"]
-    lines = [f"# {_text(report.name)}", " · ".join(filter(None, facts)), f"**{summary(report)[1]}**"]
+    facts = [f"{escape_markdown(report.data.name)}, {report.data.test:,} test images"] if report.data else []
+    facts += [escape_markdown(report.created.replace("T", " ")[:16]), f"took {duration(report.seconds)}"]
+    lines = [f"# {escape_markdown(report.name)}", " · ".join(filter(None, facts)), f"**{summary(report)[1]}**"]
     notes = [*report.warnings, *(f"{row.tier}: {text}" for row in report.tiers for text in row.warnings)]
-    lines += ["\n".join(f"- Warning: {_text(note)}" for note in notes)] if notes else []
+    lines += ["\n".join(f"- Warning: {escape_markdown(note)}" for note in notes)] if notes else []
     return "\n\n".join(lines)
 
 
@@ -56,17 +61,17 @@ def _artifacts(report: Report) -> str:
     if not report.tiers:
         return ""
     columns = columns_of(report)
-    rows = [[f"**{_text(row.tier)}**", *_cells(row, report)] for row in report.tiers]
+    rows = [[f"**{escape_markdown(row.tier)}**", *_cells(row, report)] for row in report.tiers]
     for base in dict.fromkeys(row.baseline for row in report.tiers):
-        rows.append([_text(base.name), *(column.baseline(base) for column in columns)])
-    return "## Artifacts\n\n" + _table(["Tier", *(column.heading for column in columns)], rows)
+        rows.append([escape_markdown(base.name), *(column.baseline(base) for column in columns)])
+    return "## Artifacts\n\n" + markdown_table(["Tier", *(column.heading for column in columns)], rows)
 
 
 def _cells(row: Row, report: Report) -> list[str]:
     cells = []
     for column in columns_of(report):
         detail = column.detail(row)
-        cells.append(_text(column.artifact(row)) + (f"<br><sub>{detail}</sub>" if detail else ""))
+        cells.append(escape_markdown(column.artifact(row)) + (f"<br><sub>{detail}</sub>" if detail else ""))
     return cells
 
 
@@ -74,11 +79,25 @@ def _verdicts(report: Report) -> str:
     if not report.gate:
         return ""
     rows = [
-        ["pass" if verdict.ok else "**FAIL**", *map(_text, (verdict.tier, verdict.limit, verdict.sentence))]
+        [OUTCOMES[verdict.outcome], *map(escape_markdown, (verdict.tier, verdict.limit, verdict.sentence))]
         for verdict in report.gate
     ]
     lines = ["", "Tier", "Limit", "Found"]
-    return "## Gate\n\n" + _table(lines, rows).replace("---:", "---")
+    return "## Gate\n\n" + markdown_table(lines, rows).replace("---:", "---")
+
+
+def _changes(rows: Sequence[Row]) -> str:
+    """How many answers changed beside the float model, and in which classes most were lost."""
+    known = [row for row in rows if row.changed is not None]
+    return "## Changed answers\n\n" + "\n".join(map(_change, known)) if known else ""
+
+
+def _change(row: Row) -> str:
+    of = f" of {row.samples:,}" if row.samples else ""
+    lost, gained = sum(own.lost for own in row.classes), sum(own.gained for own in row.classes)
+    told = f": {lost:,} lost, {gained:,} gained" if row.classes else ""
+    worst = ", ".join(f"{escape_markdown(own.name)} ({own.lost:,})" for own in row.classes[:WORST] if own.lost)
+    return f"- {escape_markdown(row.tier)}: {row.changed:,}{of}{told}{f'; most lost: {worst}' if worst else ''}"
 
 
 def _c_programs(report: Report) -> str:
@@ -86,11 +105,13 @@ def _c_programs(report: Report) -> str:
     parts = []
     for row in report.tiers:
         figures = c_program(row)
-        parts += [f"**{_text(row.tier)}**: {_text(figures)}"] if figures else []
+        parts += [f"**{escape_markdown(row.tier)}**: {escape_markdown(figures)}"] if figures else []
         if row.memory_timeline:
             most = max(moment.bytes for moment in row.memory_timeline)
-            lines = [[_text(own.layer), f"{own.bytes:,}", _bar(own.bytes, most)] for own in row.memory_timeline]
-            parts.append(_table(["Layer", "Bytes in use", ""], lines))
+            lines = [
+                [escape_markdown(own.layer), f"{own.bytes:,}", _bar(own.bytes, most)] for own in row.memory_timeline
+            ]
+            parts.append(markdown_table(["Layer", "Bytes in use", ""], lines))
     return "\n\n".join(["## The C program", *parts]) if parts else ""
 
 
@@ -106,7 +127,8 @@ def _stages(stages: Sequence[StageRow]) -> str:
 def _stage(stage: StageRow) -> str:
     notes = [stage.kind, f"for {stage.tier}" if stage.tier else "", duration(stage.seconds)]
     notes += ["reused"] if stage.reused else []
-    lines = [f"- **{stage.index} {_text(stage.title)}** ({', '.join(_text(note) for note in notes if note)})"]
+    about = ", ".join(escape_markdown(note) for note in notes if note)
+    lines = [f"- **{stage.index} {escape_markdown(stage.title)}** ({about})"]
     for label, text in (
         ("result", stage_figures(stage)),
         ("did", _pairs(stage.facts)),
@@ -117,15 +139,15 @@ def _stage(stage: StageRow) -> str:
 
 
 def _pairs(values: dict[str, JsonValue]) -> str:
-    return ", ".join(f"{_text(name)} {_text(value)}" for name, value in describe(values))
+    return ", ".join(f"{escape_markdown(name)} {escape_markdown(value)}" for name, value in describe(values))
 
 
 def _reproduce(report: Report) -> str:
     pairs = [("Command", report.command), ("Recipe hash", report.recipe_hash), ("Seed", str(report.seed))]
     pairs += [("Data hash", report.data.fingerprint)] if report.data else []
     pairs += [(f"{row.path} sha256", row.sha256) for row in report.tiers]
-    lines = [f"- {_text(name)}: {_code(value)}" for name, value in pairs if value]
+    lines = [f"- {escape_markdown(name)}: {_code(value)}" for name, value in pairs if value]
     for environment in dict.fromkeys(row.environment for row in report.tiers):
         measured = ", ".join(f"{name} {value}" for name, value in environment if value not in (None, ""))
-        lines.append(f"- Measured on: {_text(measured)}")
+        lines.append(f"- Measured on: {escape_markdown(measured)}")
     return "## To reproduce\n\n" + "\n".join(lines)

@@ -21,6 +21,7 @@ __all__ = ["OnnxFile", "identify", "read_onnx_file"]
 MODEL_IR_VERSION, MODEL_GRAPH, MODEL_METADATA = 1, 7, 14
 GRAPH_NODE, GRAPH_INITIALIZER = 1, 5
 NODE_INPUT, NODE_OUTPUT, NODE_OP_TYPE, NODE_ATTRIBUTE, ATTRIBUTE_TENSOR = 1, 2, 4, 5, 5
+ATTRIBUTE_GRAPHS = (6, 11)
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL_DATA = 1, 2, 8, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -51,7 +52,7 @@ class OnnxFile:
     """Elements of initializers and constants, counted as the profile of a model counts them: no single numbers,
     no scales and zero points, no BatchNormalization statistics, no int64 shapes and axes."""
     operators: dict[str, int]
-    """Operator name to its number of nodes in the main graph."""
+    """Operator name to its number of nodes, those in bodies of control flow included."""
     metadata: dict[str, str]
     external: tuple[Path, ...] = ()
     """The files that hold its external data."""
@@ -81,7 +82,7 @@ def read_onnx_file(path: Path) -> OnnxFile:
         raise UsageError("there is no such file", where=str(path)) from error
     except OSError as error:
         raise UsageError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except ValueError as error:  # an empty file, which cannot be mapped, or whatever `_Message` found malformed
+    except (ValueError, RecursionError) as error:  # an empty file, which cannot be mapped, or what `_Message` found
         raise UsageError(
             f"is not an ONNX model, or was cut short ({error})",
             where=str(path),
@@ -198,11 +199,22 @@ def _read_node(node: _Message, found: _Found) -> None:
         else:
             attributes.append(value)
     found.operators[operator] += 1
+    for attribute in attributes:
+        for _, body in attribute.messages(*ATTRIBUTE_GRAPHS):
+            _count_nodes(body, found)
     found.others.update(inputs[at] for at in NO_PARAMETERS.get(operator, ()) if at < len(inputs))
     if operator == "Constant":
         for attribute in attributes:
             for _, tensor in attribute.messages(ATTRIBUTE_TENSOR):
                 _read_tensor(tensor, found, outputs[0] if outputs else "")
+
+
+def _count_nodes(body: _Message, found: _Found) -> None:
+    """The operators of a branch or a loop; its tensors are not counted as the model's parameters."""
+    inside = _Found()
+    for _, node in body.messages(GRAPH_NODE):
+        _read_node(node, inside)
+    found.operators += inside.operators
 
 
 def _read_tensor(tensor: _Message, found: _Found, name: str = "") -> None:

@@ -21,6 +21,8 @@ from edgeopt.spec import Spec
 __all__ = [
     "VERSION",
     "Baseline",
+    "Change",
+    "ClassChange",
     "DataRow",
     "Environment",
     "Layer",
@@ -63,6 +65,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=0)]
+Picture = Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}$")]
 
 
 class Layer(Spec):
@@ -76,6 +79,37 @@ class Layer(Spec):
     """Of its weights as stored."""
     output_bytes: Size = 0
     """Of its output activation, for one input."""
+    live_bytes: Size = 0
+    """All activations alive while it runs, for one input."""
+    time_ms: Positive | None = None
+    """Median of its kernels in onnxruntime's profile of a run; null: not measured, or its work is done by a neighbour's
+    kernel."""
+    sqnr_db: Figure | None = None
+    """Signal to quantization noise of its output on calibration samples, decibels; null: not in integers."""
+
+
+class Change(Spec):
+    """One test image that the artifact answers otherwise than the float model."""
+
+    image: Size
+    """Its position among the test images, from 0."""
+    right: str | None = None
+    """Its label; null: there are none."""
+    before: str
+    """The float model's answer."""
+    after: str
+    """The artifact's."""
+
+
+class ClassChange(Spec):
+    """What became of the images of one class."""
+
+    name: str
+    images: Size
+    lost: Size
+    """Right before, wrong after."""
+    gained: Size
+    """Wrong before, right after."""
 
 
 class Moment(Spec):
@@ -101,6 +135,8 @@ class Baseline(Spec):
     latency_ms: Positive | None = None
     latency_low_ms: Positive | None = None
     latency_high_ms: Positive | None = None
+    correct_bits: str = ""
+    """As `Row.correct_bits`."""
 
 
 class Environment(Spec):
@@ -150,6 +186,15 @@ class Row(Spec):
     """Share of the test images where it answers as the float model does."""
     sqnr_db: Annotated[Figure | None, BeforeValidator(_finite)] = None
     """Signal to quantization noise of the output, decibels; null: not measured, or no noise at all."""
+    correct_bits: str = ""
+    """Which test images were answered right, one bit an image in the data set's order, base64 of the packed bytes:
+    image i is bit 7 - i % 8 of byte i // 8, and `samples` says how many there are. Empty: no labels."""
+    changed: Size | None = None
+    """Test images answered otherwise than by the float model; null: answers are not classes."""
+    changes: tuple[Change, ...] = ()
+    """The first of them: lost ones, then gained ones, then those wrong both times."""
+    classes: tuple[ClassChange, ...] = ()
+    """Classes that lost or gained an image, those that lost most first."""
     latency_ms: Positive | None = None
     """Median for one input."""
     latency_low_ms: Positive | None = None
@@ -157,6 +202,10 @@ class Row(Spec):
     latency_high_ms: Positive | None = None
     speedup: Positive | None = None
     """Baseline latency / its latency, interleaved in one run."""
+    speedup_low: Positive | None = None
+    """10th percentile of the ratios of single rounds."""
+    speedup_high: Positive | None = None
+    """90th percentile."""
     flash_bytes: Size | None = None
     """Code and constants of the C program; null: not compiled."""
     ram_bytes: Size | None = None
@@ -170,6 +219,8 @@ class Row(Spec):
     memory_timeline: tuple[Moment, ...] = ()
     """The C program's memory, step by step."""
     precision: str = ""
+    rule_breaches: Size | None = None
+    """Places where its Q/DQ nodes break its tier's rules of explicit quantization; null: there are none to judge."""
     baseline: Baseline
     environment: Environment = Environment()
     layers: tuple[Layer, ...] = ()
@@ -236,6 +287,8 @@ class Report(Spec):
     limits: dict[str, Limits] = Field({})
     """The recipe's `gate:`, so that `edgeopt gate report.json` needs nothing else."""
     gate: tuple[Verdict, ...] = ()
+    pictures: dict[str, Picture] = Field({})
+    """Position of a test image in `changes` -> a small picture of it."""
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> str:

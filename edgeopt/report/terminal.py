@@ -25,6 +25,7 @@ from edgeopt.units import format_bytes
 __all__ = ["render_artifacts", "render_stages", "render_verdicts", "to_terminal"]
 
 STYLES = {True: "green", False: "bold red", None: "dim"}
+OUTCOMES = {"pass": ("pass", "green"), "fail": ("FAIL", "bold red"), "cannot tell": ("cannot tell", "bold yellow")}
 
 
 def to_terminal(report: Report) -> list[RenderableType]:
@@ -67,9 +68,8 @@ def render_verdicts(report: Report) -> Table:
     """One line a limit."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for verdict in report.gate:
-        word = "pass" if verdict.ok else "FAIL"
         cells = (verdict.tier, verdict.limit, verdict.sentence)
-        table.add_row(Text(word, STYLES[verdict.ok]), *map(Text, cells))
+        table.add_row(Text(*OUTCOMES[verdict.outcome]), *map(Text, cells))
     return table
 
 

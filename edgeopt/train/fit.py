@@ -32,10 +32,18 @@ from edgeopt.train.settings import Fit
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["CHECKPOINT", "fit", "train"]
+__all__ = ["CHECKPOINT", "Stopped", "fit", "train"]
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the file in `scratch`."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C during training: the module has the weights of that moment, `history` the epochs that were finished."""
+
+    def __init__(self, history: list[dict[str, Any]]) -> None:
+        super().__init__("stopped")
+        self.history = history
 
 
 def fit(
@@ -60,7 +68,8 @@ def fit(
     and ends with the same weights as an undisturbed run; one of another run, or a damaged one, is ignored.
 
     Raises UsageError for settings that do not fit the data or the machine, StageFailed for a loss that is not
-    finite (with epoch, step, learning rate and what to try). KeyboardInterrupt passes through.
+    finite (with epoch, step, learning rate and what to try), Stopped on Ctrl-C (with several devices
+    KeyboardInterrupt, and the module is as it came).
     """
     job = Job(module, split, settings, objective, seed, progress, scratch, label)
     check_job(job)
@@ -85,11 +94,17 @@ def train(fabric: Fabric, job: Job) -> list[dict[str, Any]]:
     with _threads(job.threads), torch.random.fork_rng(devices):
         run = _Run(fabric, job)
         run.resume()
-        for epoch in range(len(run.history), job.settings.epochs):
-            run.one_epoch(epoch)
-            run.save()
+        stopped = None
+        try:
+            for epoch in range(len(run.history), job.settings.epochs):
+                run.one_epoch(epoch)
+                run.save()
+        except KeyboardInterrupt:
+            stopped = Stopped(run.history)
         if run.average is not None:
             run.average.copy_to(run.module)
+        if stopped is not None:
+            raise stopped
     return run.history
 
 

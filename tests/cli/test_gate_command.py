@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from example_report import example_report, write_artifacts
+from example_report import example_report, example_row, write_artifacts
 from typer.testing import CliRunner, Result
 
 from edgeopt.cli import app
@@ -49,6 +49,8 @@ def test_each_flag_can_fail_the_gate(folder: Path) -> None:
         "--max-flash": "1KB",
         "--max-instructions": "1k",
         "--max-mismatches": "0",
+        "--max-lint": "0",
+        "--operators": "Gemm",
     }
     for flag, bound in flags.items():
         done = gate(folder / "report.json", flag, f"mcu={bound}")
@@ -97,6 +99,17 @@ def test_json_holds_the_verdicts_and_nothing_else(folder: Path) -> None:
         (["--max-size", "mcx=1KB"], "mcx"),
         (["--max-size", "much"], "'much' is not a size"),
         (["--limits", "none.yaml"], "none.yaml"),
+        (["--baseline", "none.json", "--max-regression", "size=2%"], "none.json"),
+        (["--max-regression", "size=2%"], "give --baseline main.json"),
+        (["--baseline", "none.json"], "give --max-regression size=2%"),
+        (["size=2%"], "give --baseline main.json"),
+        (["--format", "yaml"], "'yaml' is not one of text, json, junit, github, markdown"),
+        (["--format", "json", "--format", "text"], "cannot share the screen; give one a file"),
+        (["--format", "junit="], "names no file"),
+        (["--tier", "mcu"], "a report names its tiers"),
+        (["--badge", "badge.png"], "FILE.svg"),
+        (["--badge", "mcx=badge.svg"], "tiers are mcu, jetson, gpu"),
+        (["--operators", "gpu"], "takes every operator"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_2(folder: Path, arguments: list[str], says: str) -> None:
@@ -104,7 +117,98 @@ def test_a_mistake_is_one_sentence_and_exit_2(folder: Path, arguments: list[str]
     assert done.exit_code == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    assert done.stdout == "" or "--badge" in arguments
+
+
+def test_a_file_that_limits_nothing_is_no_gate(folder: Path, tmp_path: Path) -> None:
+    limits = tmp_path / "gate.yaml"
+    for text in ("all: {allow_uncertain: true}\n", "mcu: {}\n"):
+        limits.write_text(text)
+        done = gate(folder, "--limits", limits)
+        assert done.exit_code == 2
+        assert "gives no limit" in done.stderr
+
+
+def test_what_cannot_be_told_fails_says_so_and_may_be_allowed(folder: Path) -> None:
+    done = gate(folder, "--max-drop", "mcu=1pt")
+    assert done.exit_code == 1
+    assert "cannot tell with 360 samples (needs about " in done.stdout
+    assert "--allow-uncertain" in done.stderr
+    assert gate(folder, "--max-drop", "mcu=1pt", "--allow-uncertain").exit_code == 0
+    assert gate(folder, "--max-drop", "mcu=0.5pt", "--allow-uncertain").exit_code == 1
+    assert gate(folder, "--allow-uncertain").output.count("size") == 1  # the recipe's limits still hold
+
+
+def test_a_stored_report_is_a_limit_as_the_issue_writes_it(folder: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "main.json"
+    stored.write_text(example_report(tiers=(example_row("mcu", size_bytes=18_000),)).to_json())
+    command = [folder / "report.json", "--baseline", stored, "--max-regression", "size=2%", "accuracy=0.3pt"]
+    done = gate(*command)
+    assert done.exit_code == 0
+    assert "worse by 213 B (1.2 %), allowed at most 360 B (2 %)" in done.stdout
+    assert done.stdout.count("accuracy change") == 3
+    tight = gate(folder, "--baseline", stored, "--max-regression", "size=1%,accuracy=0.3pt")
+    assert tight.exit_code == 1
+    assert "FAIL  mcu     size change" in tight.stdout
+
+
+def test_several_forms_at_once(folder: Path, tmp_path: Path) -> None:
+    done = gate(
+        folder,
+        "--max-size",
+        "mcu=1KB",
+        "--format",
+        f"junit={tmp_path / 'g.xml'}",
+        "--format",
+        f"json={tmp_path / 'g.json'}",
+    )
+    assert done.exit_code == 1
+    assert "FAIL" in done.stdout
+    assert (tmp_path / "g.xml").read_text().startswith("<?xml")
+    assert json.loads((tmp_path / "g.json").read_text())["ok"] is False
+    assert gate(folder, "--format", "markdown").stdout.startswith("<!-- edgeopt-gate -->")
+
+
+def test_on_github_the_job_gets_a_summary(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("what an earlier step wrote\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    done = gate(folder, "--max-size", "mcu=1KB", "--format", "github")
+    assert done.stdout.startswith("::error file=")
+    assert summary.read_text().startswith("what an earlier step wrote\n")
+    assert "1 of 4 checks failed" in summary.read_text()
+
+
+def test_history_and_badges_are_written_whatever_the_verdict(folder: Path, tmp_path: Path) -> None:
+    history, badge = tmp_path / "history.jsonl", tmp_path / "badge.svg"
+    for bound in ("1KB", "1MB"):
+        gate(
+            folder, "--max-size", bound, "--history", history, "--badge", badge, "--badge", f"mcu={tmp_path / 'm.svg'}"
+        )
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    assert [line["ok"] for line in lines] == [False, True]
+    assert lines[0]["tiers"]["mcu"]["size_bytes"] == 18_213
+    assert "gate: passing" in badge.read_text()
+    assert "mcu: 18.2 KB" in (tmp_path / "m.svg").read_text()
+    shown = CliRunner().invoke(app, ["report", "--history", str(history)])
+    assert shown.exit_code == 0
+    assert "18.2 KB" in shown.output
+    page = CliRunner().invoke(app, ["report", "--history", str(history), "--format", "html"])
+    assert page.output.startswith("<!doctype html>")
+    for arguments in (
+        [str(folder), "--history", str(history)],
+        [],
+        ["--history", str(history), "--format", "markdown"],
+    ):
+        assert CliRunner().invoke(app, ["report", *arguments]).exit_code == 2
+
+
+def test_several_files_in_one_call(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(example_report(tiers=(example_row("mcu", size_bytes=50_000),), name="other").to_json())
+    done = gate(folder, other, "--max-size", "mcu=20KB", "--report-only")
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"edgeopt: {other}: 1 of 2 checks failed")
 
 
 def test_without_any_limit_it_says_what_to_give(tmp_path: Path) -> None:
@@ -125,10 +229,15 @@ def test_a_bare_model(tmp_path: Path) -> None:
         (["--max-drop", "1pt"], "report.json"),
         ([], "--max-size"),
         (["--max-size", "mcu=1KB"], "no tier"),
+        (["--max-lint", "0"], "--tier jetson"),
+        (["--max-size", "1KB", "--history", "h.jsonl"], "report.json"),
+        (["--max-size", "1KB", "--baseline", "b.json", "--max-regression", "size=1%"], "edgeopt compare"),
     ):
         done = gate(path, *arguments)
         assert done.exit_code == 2
         assert says in done.stderr
+    assert gate(path, "--tier", "jetson", "--max-lint", "0", "--operators", "Relu").exit_code == 0
+    assert gate(path, "--operators", "Conv").exit_code == 1
     path.write_bytes(b"this is not a model")
     assert gate(path, "--max-size", "1KB").exit_code == 2
 

@@ -92,12 +92,3 @@ def test_doctor_and_tiers_speak_json() -> None:
 
 def test_piped_output_has_no_control_characters() -> None:
     assert "\x1b" not in edgeopt("tiers").stdout + edgeopt("--help").stdout
-
-
-def test_new_recipes_check_out(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    assert edgeopt("recipe", "new", str(file), "--tier", "mcu").returncode == 0
-    assert edgeopt("recipe", "check", str(file)).returncode == 0
-    again = edgeopt("recipe", "new", str(file))
-    assert again.returncode == 2
-    assert "exists already" in again.stderr

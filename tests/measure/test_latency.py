@@ -7,7 +7,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgeopt.errors import StageFailed
-from edgeopt.measure import environment, time_sessions
+from edgeopt.measure import Latency, environment, time_sessions
 from edgeopt.model.runtime import open_session
 from edgeopt.report.report import Environment
 
@@ -95,3 +95,9 @@ def test_the_environment_fills_the_report():
     assert found.cpu
     assert found.onnxruntime.count(".") >= 1
     assert found.provider == "CPUExecutionProvider"
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    quick = Latency(1.0, 1.0, 3.0, 5, 1, (1.0, 1.0, 1.0, 3.0, 1.0))
+    slow = Latency(2.0, 2.0, 6.0, 5, 1, (2.0, 2.0, 2.0, 6.0, 2.0))  # the same disturbance in the same round
+    assert slow.ratio_to(quick) == (2.0, 2.0)

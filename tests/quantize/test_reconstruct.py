@@ -14,6 +14,11 @@ import torch
 
 from edgeopt.data import Split
 from edgeopt.model import Model
+from edgeopt.model.layerwise.moments import Moments
+from edgeopt.model.layerwise.pile import pile_up
+from edgeopt.model.layerwise.ridge import damped, ridge
+from edgeopt.model.layerwise.rows import LayerForm, layer_form
+from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.runtime import open_session, run
 from edgeopt.progress import Progress
 from edgeopt.quantize.build import Builder, Built, wanted_tensors
@@ -21,11 +26,8 @@ from edgeopt.quantize.calibrators import MinMax
 from edgeopt.quantize.layers import integer_layers
 from edgeopt.quantize.observe import observe
 from edgeopt.quantize.reconstruct import Reconstruct, sweep
-from edgeopt.quantize.reconstruct.gram import Moments
 from edgeopt.quantize.reconstruct.layer import Fit, LayerFit
-from edgeopt.quantize.reconstruct.rows import LayerForm, layer_form
-from edgeopt.quantize.reconstruct.segments import Segments
-from edgeopt.quantize.reconstruct.solve import damped, ridge, round_in_turn
+from edgeopt.quantize.reconstruct.solve import round_in_turn
 from edgeopt.quantize.samples import Samples
 from edgeopt.quantize.weights import BIAS_LIMIT, MaxScale
 from edgeopt.stage import Context
@@ -170,7 +172,7 @@ def test_a_matrix_layer_is_its_rows_times_its_matrix(operator: str, new_net: Fix
 def test_values_are_the_same_wherever_the_run_starts(resnet_model: Model, make_images: Fixture) -> None:
     x = make_images(11)
     built = build(resnet_model, x)
-    segments = Segments(built.model, list(samples(x).batches(4)))
+    segments = Segments(built.model, pile_up(samples(x).batches(4)))
     wanted = built.model.outputs[0].name
     names = [layer.name for layer in integer_layers(built.model)]
     expected = np.concatenate([batch[wanted] for batch in segments.run([wanted])])
@@ -181,7 +183,7 @@ def test_values_are_the_same_wherever_the_run_starts(resnet_model: Model, make_i
 
 
 def test_nothing_moves_where_the_graph_is_too_wide_to_hold(resnet_model: Model, make_images: Fixture) -> None:
-    segments = Segments(resnet_model, list(samples(make_images(4)).batches(4)))
+    segments = Segments(resnet_model, pile_up(samples(make_images(4)).batches(4)))
     first = integer_layers(build(resnet_model, make_images(4)).model)[0].name
     assert not segments.advance(first, 1000)
     assert set(next(segments.run(["x"]))) == {"x"}

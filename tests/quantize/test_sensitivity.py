@@ -17,7 +17,7 @@ from edgeopt.quantize.calibrators import MinMax
 from edgeopt.quantize.observe import observe
 from edgeopt.quantize.prepare import prepare
 from edgeopt.quantize.samples import Samples
-from edgeopt.quantize.sensitivity import HIGHEST_DB, entrances, exclude_list, rank
+from edgeopt.quantize.sensitivity import HIGHEST_DB, entrances, exclude_list, layers_sqnr_db, rank
 from edgeopt.quantize.weights import MaxScale
 from edgeopt.stage import Context
 from edgeopt.tiers import load_tier
@@ -220,3 +220,12 @@ def test_what_is_excluded_is_not_ranked(resnet_model: Model, look: Callable, mak
     names = {layer.name for layer in rank(replace(builder, excluded=frozenset({"conv_0"})), samples, context, count=4)}
     assert "conv_0" not in names
     assert "conv_3" in names
+
+
+def test_the_glance_at_every_layer_agrees_with_the_ranking_on_the_same_samples(
+    resnet_model: Model, look: Callable, make_images: Callable
+) -> None:
+    builder, samples, context = look(resnet_model, make_images(4), "jetson")
+    ranked = {layer.layer: layer.output_db for layer in rank(builder, samples, context, count=4)}
+    glance = layers_sqnr_db(builder.model, builder.build(), samples)
+    assert glance == pytest.approx(ranked, abs=0.01)

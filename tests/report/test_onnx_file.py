@@ -150,3 +150,29 @@ def test_bytes_changed_at_random_give_figures_or_a_usage_error(
     path.write_bytes(content)
     with contextlib.suppress(UsageError):
         assert 0 <= read_onnx_file(path).params < 2**60
+
+
+def test_operators_in_the_bodies_of_control_flow_count(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n] x, bool c) => (float[n] y) {
+        y = If (c) <then_branch = a () => (float[n] t) { t = Erf (x) },
+                    else_branch = b () => (float[n] e) { e = Relu (x) }>
+    }"""
+    path = tmp_path / "if.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    assert read_onnx_file(path).operators == {"If": 1, "Erf": 1, "Relu": 1}
+
+
+def test_bodies_in_bodies_without_end_are_refused(tmp_path: Path) -> None:
+    def field(number: int, content: bytes) -> bytes:
+        length, size = len(content), b""
+        while length > 127:
+            size, length = size + bytes([length & 127 | 128]), length >> 7
+        return bytes([number << 3 | 2]) + size + bytes([length]) + content
+
+    graph = b""
+    for _ in range(3_000):
+        graph = field(1, field(5, field(6, graph)))
+    path = tmp_path / "deep.onnx"
+    path.write_bytes(b"\x08\x08" + field(7, graph))
+    with pytest.raises(UsageError, match="is not an ONNX model"):
+        read_onnx_file(path)

@@ -9,8 +9,8 @@ from example_report import example_report, example_row
 from rich.console import Console, Group
 
 from edgeopt.gate import check
-from edgeopt.report import Report, StageRow
-from edgeopt.report.figures import columns_of, count, describe, duration, histories, points
+from edgeopt.report import Report, StageRow, Verdict
+from edgeopt.report.figures import columns_of, count, describe, duration, histories, points, summary
 from edgeopt.report.markdown import to_markdown
 from edgeopt.report.terminal import render_artifacts, to_terminal
 
@@ -21,7 +21,7 @@ MEMORY_COLUMNS = 3
 
 
 def gated() -> Report:
-    report = example_report()
+    report = example_report(limits={"mcu": {"size": "20KB", "drop": "5pt"}, "all": {"accuracy": "90%"}})
     return report.model_copy(update={"gate": tuple(check(report, report.limits))})
 
 
@@ -36,6 +36,18 @@ def test_markdown_and_terminal_show_the_figures() -> None:
         for figure in FIGURES:
             assert figure in text
         assert "All 5 limits hold" in text
+
+
+def test_changed_answers_are_summed_up_with_the_classes_that_lost_most() -> None:
+    assert "- mcu: 4 of 360: 2 lost, 1 gained; most lost: 8 (2)" in to_markdown(gated())
+
+
+def test_the_third_outcome_of_a_gate_has_its_own_word() -> None:
+    unsure = Verdict(tier="mcu", limit="drop", found=1.0, allowed=1.0, ok=True, uncertain=True, sentence="so so")
+    report = gated().model_copy(update={"gate": (unsure,)})
+    assert summary(report) == (True, "1 of 1 limits cannot be told")
+    assert "**cannot tell**" in to_markdown(report)
+    assert "cannot tell  mcu" in on_screen(Group(*to_terminal(report)))
 
 
 def test_the_terminal_report_fits_80_columns() -> None:

@@ -18,7 +18,7 @@ def conv(node: ir.Node, tracer: Tracer) -> bool:
     if x is None or weight is None or kernel is None:
         return False
     where = _where(node)
-    tracer.fix(x, [0, *range(2, len(kernel))], f"is no channel at {where}")
+    tracer.fix(x, _slid_over(node, kernel), f"is no channel at {where}")
     tracer.fix(weight, range(2, len(kernel)), f"is the kernel of {where}")
     groups = node.attributes.get_int("group", 1)
     entering = np.broadcast_to(tracer.vector(x, 1), kernel[1] * groups)
@@ -41,7 +41,7 @@ def conv_transpose(node: ir.Node, tracer: Tracer) -> bool:
     if x is None or weight is None or kernel is None:
         return False
     where = _where(node)
-    tracer.fix(x, [0, *range(2, len(kernel))], f"is no channel at {where}")
+    tracer.fix(x, range(2, len(kernel)), f"is no channel at {where}")
     tracer.fix(weight, range(2, len(kernel)), f"is the kernel of {where}")
     groups = node.attributes.get_int("group", 1)
     entering = tracer.vector(weight, 0)
@@ -73,7 +73,7 @@ def gemm(node: ir.Node, tracer: Tracer) -> bool:
         tracer.fix(bias, range(len(shape) - 1), f"is no channel at {where}")
         if shape[-1] > 1:
             tracer.ties.unite(leaving, tracer.vector(bias, len(shape) - 1), where)
-    _produces(tracer, b, out_axis)
+    tracer.note_produced(b, [out_axis])
     rows = [block for block in tracer.blocks(a) if block.dims == (0,)]
     tracer.write(node.outputs[0], [*rows, Block((1,), leaving)])
     return True
@@ -99,8 +99,8 @@ def matmul(node: ir.Node, tracer: Tracer) -> bool:
         if vectors:
             tracer.ties.unite(vectors[0], vectors[-1], where)
             blocks.append(Block((dim,), vectors[0]))
-    _produces(tracer, a, len(left) - 2)
-    _produces(tracer, b, len(right) - 1)
+    tracer.note_produced(a, [len(left) - 2])
+    tracer.note_produced(b, [len(right) - 1])
     tracer.write(node.outputs[0], blocks)
     return True
 
@@ -130,14 +130,23 @@ def _finish(node: ir.Node, tracer: Tracer, leaving: np.ndarray, axis: int) -> bo
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         tracer.ties.unite(leaving, tracer.vector(bias, 0), _where(node))
-    _produces(tracer, node.inputs[1], axis)
-    tracer.write(node.outputs[0], [Block((1,), leaving)])
+    tracer.note_produced(node.inputs[1], [axis])
+    x = node.inputs[0]
+    others = [block for block in tracer.blocks(x) if 1 not in block.dims] if x is not None else []
+    tracer.write(node.outputs[0], [Block((1,), leaving), *others])
     return True
 
 
-def _produces(tracer: Tracer, weight: ir.Value | None, axis: int) -> None:
-    if weight is not None and tracer.constant(weight) is not None:
-        tracer.produces.add((weight.name or "", axis))
+def _slid_over(node: ir.Node, kernel: tuple[int, ...]) -> list[int]:
+    """Dims of the input along which the kernel does more than look at each element alone."""
+    spatial = len(kernel) - 2
+    strides = node.attributes.get_ints("strides", (1,) * spatial)
+    pads = node.attributes.get_ints("pads", (0,) * 2 * spatial)
+    return [
+        dim + 2
+        for dim in range(spatial)
+        if (kernel[dim + 2], strides[dim], pads[dim], pads[dim + spatial]) != (1, 1, 0, 0)
+    ]
 
 
 def _where(node: ir.Node) -> str:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from edgeopt.prune.labels import Block, select
 from edgeopt.prune.trace import Tracer
 
-__all__ = ["concat", "expand", "gather", "nothing", "pad", "slice_", "slice_bounds", "split", "transpose"]
+__all__ = ["concat", "expand", "gather", "nothing", "pad", "slice_", "slice_bounds", "split", "tile", "transpose"]
 
 
 def nothing(node: ir.Node, tracer: Tracer) -> bool:
@@ -188,7 +188,26 @@ def pad_amounts(node: ir.Node, rank: int, tracer: Tracer) -> dict[int, tuple[int
 
 
 def expand(node: ir.Node, tracer: Tracer) -> bool:
-    """Dims that were already there pass; new repetitions are fixed."""
+    """Dims that were already there pass. Repetitions of numbers leave with whatever they meet: nothing else holds
+    them, and `rewrite` writes the shape anew."""
+    x, shape, result = node.inputs[0], tracer.shape(node.inputs[0]), tracer.shape(node.outputs[0])
+    if x is None or shape is None:
+        return False
+    numbers = x.dtype is not None and x.dtype.is_floating_point()
+    if not tracer.has_labels(x) and not (numbers and result):
+        return True
+    if result is None:
+        return False
+    shift = len(result) - len(shape)
+    position = {dim: dim + shift for dim in range(len(shape))}
+    repeated = [dim for dim in range(1, len(result)) if dim < shift or (shape[dim - shift] == 1 and result[dim] > 1)]
+    fresh = [Block((dim,), tracer.ties.fresh(result[dim])) for dim in repeated]
+    tracer.write(node.outputs[0], [*(block.moved(position) for block in tracer.blocks(x)), *fresh])
+    return True
+
+
+def tile(node: ir.Node, tracer: Tracer) -> bool:
+    """Every copy has the labels of the original, so the number of copies stays right; dims of length one are fixed."""
     x, shape, result = node.inputs[0], tracer.shape(node.inputs[0]), tracer.shape(node.outputs[0])
     if x is None or shape is None:
         return False
@@ -196,9 +215,9 @@ def expand(node: ir.Node, tracer: Tracer) -> bool:
         return True
     if result is None:
         return False
-    shift = len(result) - len(shape)
-    position = {dim: dim + shift for dim in range(len(shape))}
-    tracer.write(node.outputs[0], [block.moved(position) for block in tracer.blocks(x)])
+    copies = [after // before for before, after in zip(shape, result, strict=True)]
+    blocks = tracer.blocks(x)
+    tracer.write(node.outputs[0], [Block(b.dims, np.tile(b.ids, [copies[dim] for dim in b.dims])) for b in blocks])
     return True
 
 

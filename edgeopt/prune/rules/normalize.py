@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from edgeopt.prune.labels import Block
+from edgeopt.prune.labels import Block, Blocks
+from edgeopt.prune.rules.contract import whole_groups
 from edgeopt.prune.trace import Tracer
 
-__all__ = ["batch_normalization", "instance_normalization", "layer_normalization", "reduce", "softmax"]
+__all__ = [
+    "batch_normalization",
+    "group_normalization",
+    "instance_normalization",
+    "layer_normalization",
+    "mean_variance_normalization",
+    "reduce",
+    "softmax",
+]
 
 LINEAR = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 """Reductions that a slice of zeros does not change: their dim may lose slices."""
@@ -27,12 +37,61 @@ def batch_normalization(node: ir.Node, tracer: Tracer) -> bool:
 
 
 def instance_normalization(node: ir.Node, tracer: Tracer) -> bool:
-    """As batch normalisation, with statistics over dims 2 and up, which stay whole."""
+    """Statistics over dims 2 and up of each instance of dim 1.
+
+    A group norm that was written as Reshape, InstanceNormalization, Reshape has its groups as instances: they leave
+    whole, or the same positions leave every group, as in `group_normalization`.
+    """
     x, shape = node.inputs[0], tracer.shape(node.inputs[0])
     if x is None or shape is None:
         return False
+    if len(shape) == 3 and _loses_positions(tracer.blocks(x)):
+        tracer.fix(x, [1], f"has its channels in groups at {_where(node)}")
+        for parameter in node.inputs[1:]:
+            tracer.pin(parameter, f"is one number for each group of {_where(node)}")
+        tracer.write(node.outputs[0], tracer.blocks(x))
+        return True
     tracer.fix(x, range(2, len(shape)), f"is normalised over by {_where(node)}")
     return batch_normalization(node, tracer)
+
+
+def group_normalization(node: ir.Node, tracer: Tracer) -> bool:
+    """Groups of dim 1 leave whole, or (few wide groups) the same positions leave every group.
+
+    In the second case the statistics are over what is kept. Scale and bias are per group up to opset 20, per
+    channel since.
+    """
+    x, shape = node.inputs[0], tracer.shape(node.inputs[0])
+    groups = node.attributes.get_int("num_groups", 0)
+    if x is None or shape is None or groups < 1:
+        return False
+    tracer.fix(x, range(2, len(shape)), f"is normalised over by {_where(node)}")
+    channels = tracer.vector(x, 1)
+    table = channels.reshape(groups, -1)
+    whole = whole_groups(groups, table.shape[1])
+    tracer.ties.unite(table, table[:, :1] if whole else table[:1], _where(node))
+    for parameter in node.inputs[1:]:
+        size = (tracer.shape(parameter) or (0,))[0]
+        if parameter is None or size not in (shape[1], groups):
+            return False
+        if size == shape[1]:
+            tracer.ties.unite(channels, tracer.vector(parameter, 0), _where(node))
+        elif whole:
+            tracer.ties.unite(table[:, 0], tracer.vector(parameter, 0), _where(node))
+        else:
+            tracer.pin(parameter, f"is one number for each group of {_where(node)}")
+    tracer.write(node.outputs[0], tracer.blocks(x))
+    return True
+
+
+def mean_variance_normalization(node: ir.Node, tracer: Tracer) -> bool:
+    """The normalised dims stay whole."""
+    x = node.inputs[0]
+    if x is None:
+        return False
+    tracer.fix(x, node.attributes.get_ints("axes", (0, 2, 3)), f"is normalised over by {_where(node)}")
+    tracer.write(node.outputs[0], tracer.blocks(x))
+    return True
 
 
 def layer_normalization(node: ir.Node, tracer: Tracer) -> bool:
@@ -68,7 +127,11 @@ def softmax(node: ir.Node, tracer: Tracer) -> bool:
 
 
 def reduce(node: ir.Node, tracer: Tracer) -> bool:
-    """Reduced dims stay whole unless the reduction is blind to zeros."""
+    """Reduced dims stay whole, unless the reduction is blind to zeros or is a normalisation's statistic.
+
+    A mean that a normalisation written out takes (of x to centre it, of squares; of a weight to standardise it) is
+    then one over what is kept, as LayerNormalization's is.
+    """
     x, shape = node.inputs[0], tracer.shape(node.inputs[0])
     if x is None or shape is None:
         return False
@@ -78,7 +141,7 @@ def reduce(node: ir.Node, tracer: Tracer) -> bool:
     if axes is None:
         return False
     where = f"is reduced over by {_where(node)}"
-    if node.op_type in LINEAR:
+    if node.op_type in LINEAR or _is_statistic(node, tracer):
         tracer.single(x, [dim for dim in range(len(shape)) if dim not in axes])
         contracted = [block for block in tracer.blocks(x) if block.dims[0] in axes]
         blocks = [block for block in tracer.blocks(x) if block not in contracted]
@@ -91,6 +154,35 @@ def reduce(node: ir.Node, tracer: Tracer) -> bool:
     position = {dim: index for index, dim in enumerate(left)}
     tracer.write(node.outputs[0], [block.moved(position) for block in blocks])
     return True
+
+
+def _is_statistic(node: ir.Node, tracer: Tracer) -> bool:
+    """A mean of weights, a mean that is taken off its own argument, or a mean of squares."""
+    x = node.inputs[0]
+    if node.op_type != "ReduceMean" or x is None:
+        return False
+    centred = {use.node.inputs[0] for value in node.outputs for use in value.uses() if use.node.op_type == "Sub"}
+    return tracer.is_weight(x) or x in centred or _is_square(x.producer(), tracer)
+
+
+def _is_square(node: ir.Node | None, tracer: Tracer) -> bool:
+    if node is None or node.op_type not in ("Mul", "Pow"):
+        return False
+    exponent = tracer.constant(node.inputs[1])
+    return node.inputs[0] is node.inputs[1] or (
+        node.op_type == "Pow" and exponent is not None and exponent.size == 1 and float(exponent.ravel()[0]) == 2
+    )
+
+
+def _loses_positions(blocks: Blocks) -> bool:
+    """Whether instances [N, groups, positions] hold more channels each than there are instances."""
+    for block in blocks:
+        if block.dims == (2,):
+            return True
+        if set(block.dims) == {1, 2}:
+            table = block.ids if block.dims == (1, 2) else block.ids.T
+            return not whole_groups(len(table), len(np.unique(table[0])))
+    return False
 
 
 def _axes(node: ir.Node, tracer: Tracer, rank: int) -> list[int] | None:

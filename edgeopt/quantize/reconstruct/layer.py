@@ -9,11 +9,12 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from edgeopt.model.layerwise.moments import Moments
+from edgeopt.model.layerwise.ridge import damped, ridge
+from edgeopt.model.layerwise.rows import LayerForm, layer_form
 from edgeopt.model.passes.edit import attribute, constant_of
 from edgeopt.quantize.layers import IntegerLayer
-from edgeopt.quantize.reconstruct.gram import Moments
-from edgeopt.quantize.reconstruct.rows import LayerForm, layer_form
-from edgeopt.quantize.reconstruct.solve import damped, ridge, round_in_turn
+from edgeopt.quantize.reconstruct.solve import round_in_turn
 from edgeopt.quantize.weights import BIAS_LIMIT
 
 __all__ = ["Fit", "LayerFit", "layer_fit"]

@@ -41,10 +41,11 @@ class Reconstruct(Spec):
     def refine(self, model: Model, built: Built, samples: Samples, context: Context) -> StageResult:
         """`built.model` with other integers in weights and biases; nodes, scales and names stay.
 
-        `model` is the float model that `built` was made from. A layer whose error does not shrink keeps what it had,
-        and when the outputs on the samples are no nearer to the float model's in the end, `built.model` comes back as
-        it is. Deterministic in `context.seed` (unless time runs out). Facts: layers changed and left (name -> why),
-        mean layer and final output SQNR in dB before and after, seconds.
+        `model` is the float model that `built` was made from. A layer whose error does not shrink keeps what it had;
+        whether the outputs came nearer to the float model's is for the caller to judge, on samples not fitted to.
+        Deterministic in `context.seed` (unless time runs out). Facts: layers changed and left (name -> why), mean
+        layer SQNR in dB before and after, seconds. Memory: a batch of both models and one layer's second moments;
+        what crosses a place of the graphs is put aside in temporary files.
         """
         from edgeopt.quantize.reconstruct.sweep import Sweep
 

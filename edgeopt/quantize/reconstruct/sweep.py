@@ -7,16 +7,16 @@ residual branch), the target also takes back the error of what it is added to: t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from edgeopt.model.layerwise.pile import pile_up
+from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.model import Model
-from edgeopt.model.runtime import open_session, run
 from edgeopt.quantize.layers import IntegerLayer, integer_layers, with_layers
 from edgeopt.quantize.reconstruct.layer import LayerFit, layer_fit
-from edgeopt.quantize.reconstruct.segments import Segments
 from edgeopt.quantize.samples import Samples
 from edgeopt.stage import Context, StageResult
 
@@ -24,8 +24,8 @@ __all__ = ["Sweep"]
 
 BATCH = 4
 HELD_BYTES = 128 * 2**20
-"""Activations held of each of the two models, all batches together; where the graph is wider than that, layers are run
-from the last place that was narrower."""
+"""Activations put aside of each of the two models, all batches together; where the graph is wider than that, layers are
+run from the last place that was narrower."""
 HELD_OUT = 4
 """Every so many batches one is kept from the fit, to choose how far to trust it."""
 
@@ -40,17 +40,14 @@ class Sweep:
         self.context = context
         self.samples = samples
         self.float_nodes = {node.name: node for node in model.graph.graph}
-        self.model = model
-        batches = list(_batches(model, samples))
-        self.count = len(batches)
-        self.real = Segments(model, batches)
-        self.rough = Segments(quantized, batches)
+        inputs = pile_up(samples.fitting(model, min(BATCH, max(1, len(samples) // HELD_OUT))))
+        self.real, self.rough = Segments(model, inputs), Segments(quantized, inputs)
         self.changes: dict[str, Change] = {}
         self.left: dict[str, str] = {}
         self.ratios: list[tuple[float, float]] = []
 
     def run(self, rows: int, max_seconds: float | None) -> StageResult:
-        """Fit all layers (those reached in time) and judge the result by the model's outputs."""
+        """The model with all layers fitted (those reached in time)."""
         started = time.monotonic()
         layers = integer_layers(self.quantized)
         pending = {layer.name for layer in layers}
@@ -62,7 +59,16 @@ class Sweep:
             reading = self._refine(layer, rows, pending)
             pending.discard(layer.name)
             self.context.progress.advance(1, reading)
-        return self._judge(started)
+        facts: dict[str, Any] = {
+            "kind": "reconstruct",
+            "samples": len(self.samples),
+            "layers_changed": len(self.changes),
+            "layers_left": self.left,
+            "layer_sqnr_db_before": _mean(before for before, _ in self.ratios),
+            "layer_sqnr_db_after": _mean(after for _, after in self.ratios),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        return StageResult(with_layers(self.quantized, self.changes), facts)
 
     def _refine(self, layer: IntegerLayer, rows: int, pending: set[str]) -> str:
         """Fit one layer, put its integers in and move on behind it. Returns a live reading."""
@@ -72,7 +78,7 @@ class Sweep:
         if isinstance(work, str):
             self.left[layer.name] = work
             return ""
-        self._look(work, rows, pending)
+        self._look(work, rows, pending)  # moves on in the float model: nothing of it will change
         fit = work.solve()
         if fit.error_after < fit.error_before:
             self.changes[layer.name] = (fit.weight, fit.bias)
@@ -81,8 +87,7 @@ class Sweep:
             self.left[layer.name] = "its error would not shrink"
         before, after = _decibels(fit.signal, fit.error_before), _decibels(fit.signal, fit.error_after)
         self.ratios.append((before, max(before, after)))
-        for segments in (self.real, self.rough):
-            segments.advance(layer.name, HELD_BYTES)
+        self.rough.advance(layer.name, HELD_BYTES)
         return f"{max(before, after):.1f} dB"
 
     def _look(self, work: LayerFit, rows: int, pending: set[str]) -> None:
@@ -92,8 +97,9 @@ class Sweep:
         beside = self._beside(name, pending)
         wanted = ([output], [entry]) if beside is None else ([output, beside[0]], [entry, beside[1]])
         rng = np.random.default_rng(self.context.seed)
-        each = -(-rows // self.count)
-        for number, (real, rough) in enumerate(zip(self.real.run(wanted[0]), self.rough.run(wanted[1]), strict=True)):
+        each = -(-rows // self.real.batches)
+        reals = self.real.step(name, wanted[0], limit_bytes=HELD_BYTES)
+        for number, (real, rough) in enumerate(zip(reals, self.rough.run(wanted[1]), strict=True)):
             target = real[output]
             places = work.form.places(target, each, rng)
             if beside is not None and real[beside[0]].shape == rough[beside[1]].shape == target.shape:
@@ -112,50 +118,6 @@ class Sweep:
         if self.real.is_constant(real) or self.rough.ancestors(rough) & pending:
             return None
         return real, rough
-
-    def _judge(self, started: float) -> StageResult:
-        """The new model, unless its outputs on the samples are no nearer to the float model's than before."""
-        refined = with_layers(self.quantized, self.changes)
-        errors, signal = self._output_errors(self.quantized, refined)
-        better = errors[1] < errors[0]
-        if not better:
-            self.context.progress.warn("reconstruction brought the outputs no nearer to the float model's: undone")
-        facts: dict[str, Any] = {
-            "kind": "reconstruct",
-            "samples": len(self.samples),
-            "layers_changed": len(self.changes) if better else 0,
-            "layers_left": self.left,
-            "layer_sqnr_db_before": _mean(before for before, _ in self.ratios),
-            "layer_sqnr_db_after": _mean(after for _, after in self.ratios),
-            "output_sqnr_db_before": round(_decibels(signal, errors[0]), 2),
-            "output_sqnr_db_after": round(_decibels(signal, errors[1]), 2),
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        return StageResult(refined if better else self.quantized, facts)
-
-    def _output_errors(self, *models: Model) -> tuple[list[float], float]:
-        """Summed squared error of each model's float outputs on the samples, and the float model's summed squares."""
-        reference, sessions = open_session(self.model), [open_session(model) for model in models]
-        errors, signal = [0.0] * len(models), 0.0
-        for batch in _batches(self.model, self.samples):
-            true = [array for array in run(reference, batch) if array.dtype.kind == "f"]
-            signal += sum(float(np.square(array, dtype=np.float64).sum()) for array in true)
-            for index, session in enumerate(sessions):
-                found = [array for array in run(session, batch) if array.dtype.kind == "f"]
-                for a, b in zip(true, found, strict=True):
-                    errors[index] += float(np.square(a.astype(np.float64) - b).sum())
-        return errors, signal
-
-
-def _batches(model: Model, samples: Samples) -> Iterator[Mapping[str, np.ndarray]]:
-    """All samples, in batches of the model's fixed size or of BATCH; a short last one repeats samples of its own."""
-    fixed = next((info.shape[0] for info in model.inputs if info.shape and isinstance(info.shape[0], int)), None)
-    size = fixed if isinstance(fixed, int) else min(BATCH, max(1, len(samples) // HELD_OUT))
-    for batch in samples.batches(size):
-        if fixed is None:
-            yield batch
-        else:
-            yield {name: np.resize(array, (size, *array.shape[1:])) for name, array in batch.items()}
 
 
 def _decibels(signal: float, error: float) -> float:

@@ -1,0 +1,123 @@
+"""Sensitivity: groups whose loss is measured to be small lose more."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from edgeopt.data import Data, Split
+from edgeopt.model import Model
+from edgeopt.progress import Progress
+from edgeopt.prune import Prune
+from edgeopt.prune.ranking import Sensitivity
+from edgeopt.prune.sensitivity import RATIOS, Curve, marginal, measure
+from edgeopt.stage import Context
+
+
+class Rows:
+    """Model-ready samples in memory."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return self.x[indices]
+
+
+class Heard(Progress):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.fixture
+def branches(make: SimpleNamespace) -> Model:
+    """Two branches of one shape; what `idle` computes hardly reaches the output."""
+    rng = np.random.default_rng(0)
+    model: Model = make.build(
+        """a = Conv(x, busy) b = Relu(a) c = Conv(b, loud) d = Conv(x, idle) e = Relu(d) f = Conv(e, quiet)
+           s = Add(c, f) p = GlobalAveragePool(s) y = Flatten(p)""",
+        {
+            "busy": (32, 3, 1, 1),
+            "loud": (5, 32, 1, 1),
+            "idle": (32, 3, 1, 1),
+            "quiet": rng.standard_normal((5, 32, 1, 1)).astype(np.float32) * 0.01,
+        },
+    )
+    return model
+
+
+@pytest.fixture
+def images() -> Data:
+    x = np.random.default_rng(1).standard_normal((64, 3, 8, 8)).astype(np.float32)
+    split = Split(Rows(x), np.arange(64), None, None)
+    return Data("rows", split, split, split, (), None, "0" * 64)
+
+
+def widths(model: Model, ranking: str, context: Context) -> tuple[dict[str, int], dict[str, object]]:
+    stage = Prune.model_validate({"target": "macs=-40%", "ranking": ranking, "correction": None, "finetune": None})
+    result = stage.apply(model, context)
+    return {group["name"]: group["channels_after"] for group in result.facts["groups"]}, result.facts
+
+
+def test_the_group_that_matters_less_loses_more(branches: Model, images: Data) -> None:
+    context = Context(data=images)
+    plain, _ = widths(branches, "local", context)
+    ranked, facts = widths(branches, "sensitivity", context)
+    assert plain["busy"] == plain["idle"]
+    assert ranked["busy"] >= 28
+    assert ranked["idle"] <= 12
+    curves = {entry["group"]: entry["losses"] for entry in facts["sensitivity"]}  # type: ignore[attr-defined]
+    assert len(curves["busy"]) == len(RATIOS)
+    assert all(idle["loss"] < busy["loss"] / 100 for idle, busy in zip(curves["idle"], curves["busy"], strict=True))
+    assert facts["sensitivity_measured_on"] == "64 images"
+
+
+def test_without_images_the_weights_decide_and_that_is_said(branches: Model) -> None:
+    heard = Heard()
+    ranked, facts = widths(branches, "sensitivity", Context(progress=heard))
+    assert facts["sensitivity_measured_on"] == "weights"
+    assert any("without images" in message for message in heard.warnings)
+    assert min(ranked.values()) < 32
+
+
+def test_time_that_runs_out_leaves_the_last_groups_unmeasured(
+    branches: Model, images: Data, make: SimpleNamespace
+) -> None:
+    plan = make.plan_of(branches)
+    scores = [np.ones(len(group)) for group in plan.groups]
+    ticks = iter(range(100))
+    curves = measure(
+        branches, plan, scores, Context(data=images), images=8, seconds=1.5, clock=lambda: float(next(ticks))
+    )
+    assert [len(curve.losses) for curve in curves] == [1, 0]
+    weighed = marginal(curves, scores, [0.1, 0.1])
+    np.testing.assert_allclose(weighed[0], weighed[1])  # what was not measured counts as the others
+
+
+def test_the_order_within_a_group_is_the_criterions() -> None:
+    score = np.random.default_rng(0).random(40)
+    curve = Curve("g", ((0.25, 0.3), (0.5, 0.2), (0.75, 2.0)))
+    (weighed,) = marginal([curve], [score], [0.01])
+    np.testing.assert_array_equal(np.argsort(weighed, kind="stable"), np.argsort(score, kind="stable"))
+
+
+def test_what_saves_more_goes_first_at_equal_loss() -> None:
+    curve = ((0.25, 0.1), (0.5, 0.3), (0.75, 0.9))
+    cheap, dear = marginal([Curve("a", curve), Curve("b", curve)], [np.ones(8), np.ones(8)], [0.01, 0.02])
+    np.testing.assert_allclose(cheap, 2 * dear)
+
+
+def test_a_ranking_is_named_or_spelled_out() -> None:
+    named = Prune.model_validate({"target": "macs=-40%", "ranking": "sensitivity"})
+    spelled = Prune.model_validate({"target": "macs=-40%", "ranking": {"kind": "sensitivity", "images": 128}})
+    assert named == spelled
+    assert isinstance(named.ranking, Sensitivity)
+    assert Prune.model_validate(named.model_dump()) == named
