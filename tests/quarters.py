@@ -4,11 +4,11 @@ A folder's conftest.py imports the fixtures it wants.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import onnx.parser
 import pytest
+from arrays import Arrays
 from onnx import numpy_helper
 
 from edgeopt.data import Data, Split
@@ -23,19 +23,6 @@ class Failing(HardLabels):
 
     def forward(self, outputs, x, labels):
         return super().forward(outputs, x, labels) * math.nan
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """A Source that holds its samples."""
-
-    samples: np.ndarray
-
-    def __len__(self):
-        return len(self.samples)
-
-    def read(self, indices):
-        return self.samples[indices]
 
 
 @pytest.fixture

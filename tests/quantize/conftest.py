@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from arrays import split_of
 from onnx import helper, numpy_helper
 
-from edgeopt.data import Data, Split
+from edgeopt.data import Data
 from edgeopt.model import Model
 from edgeopt.model.load import tidy
 from edgeopt.stage import Context
@@ -87,19 +88,6 @@ def mobilenet(size: int = 16) -> Model:
     return net.model(net.head(net.relu6(net.conv(x, 8, 32, 1)), 32))
 
 
-class ArraySource:
-    """A source of model-ready arrays."""
-
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
-
-
 def images(count: int = 48, shape: Sequence[int] = (3, 16, 16), seed: int = 1) -> np.ndarray:
     """float32 [count, *shape]: smooth blobs with noise, as natural images have both."""
     random = np.random.default_rng(seed)
@@ -110,7 +98,7 @@ def images(count: int = 48, shape: Sequence[int] = (3, 16, 16), seed: int = 1) -
 
 def context(x: np.ndarray, **settings: Any) -> Context:
     """A context whose calibration split is `x`, without labels."""
-    split = Split(ArraySource(x), np.arange(len(x)), None, None)
+    split = split_of(x)
     return Context(data=Data("images", split, split, split, (), None, "f"), **settings)
 
 

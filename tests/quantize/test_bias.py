@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arrays import samples_of
 
-from edgeopt.data import Split
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
 from edgeopt.quantize.bias import BiasCorrection
@@ -16,7 +16,6 @@ from edgeopt.quantize.build import Builder, Built, wanted_tensors
 from edgeopt.quantize.calibrators import MinMax, Percentile
 from edgeopt.quantize.layers import integer_layers, with_layers
 from edgeopt.quantize.observe import observe
-from edgeopt.quantize.samples import Samples
 from edgeopt.quantize.weights import MaxScale
 from edgeopt.stage import Context
 from edgeopt.tiers import Tier, load_tier
@@ -24,24 +23,11 @@ from edgeopt.tiers import Tier, load_tier
 Fixture = Callable[..., Any]
 
 
-class Arrays:
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
-
-
-def samples(x: np.ndarray) -> Samples:
-    return Samples(Split(Arrays(x), np.arange(len(x)), None, None), ("x",))
-
-
 def build(model: Model, x: np.ndarray, tier: Tier, calibrator: Any = None) -> Built:
     calibrator = calibrator or MinMax()
-    seen = observe(model, wanted_tensors(model, tier), samples(x).batches(8), counts=calibrator.needs_counts).histograms
+    seen = observe(
+        model, wanted_tensors(model, tier), samples_of(x).batches(8), counts=calibrator.needs_counts
+    ).histograms
     return Builder(model, tier, seen, calibrator, MaxScale()).build()
 
 
@@ -66,7 +52,7 @@ def test_the_shift_of_a_layer_is_the_one_computed_by_hand(new_net: Fixture) -> N
     model, tier = one_layer(new_net()), load_tier("any")
     x = np.random.default_rng(0).uniform(1, 2, (32, 3, 16, 16)).astype(np.float32)
     built = shifted(build(model, x, tier), by=6)
-    result = BiasCorrection(scales=False).refine(model, built, samples(x), Context())
+    result = BiasCorrection(scales=False).refine(model, built, samples_of(x), Context())
     before, after = (integer_layers(m)[0] for m in (built.model, result.model))
     assert before.bias is not None
     assert after.bias is not None
@@ -86,7 +72,7 @@ def test_means_of_all_output_channels_are_right_afterwards(new_net: Fixture) -> 
     model, tier = one_layer(new_net()), load_tier("any")
     x = np.random.default_rng(0).uniform(-1, 2, (32, 3, 16, 16)).astype(np.float32)
     built = shifted(build(model, x, tier), by=6)
-    corrected = BiasCorrection(scales=False).refine(model, built, samples(x), Context()).model
+    corrected = BiasCorrection(scales=False).refine(model, built, samples_of(x), Context()).model
     errors = [(outputs(m, x) - outputs(model, x)).mean(axis=(0, 2, 3)) for m in (built.model, corrected)]
     step = max(float(grid.scale) for grid in built.grids.values())
     assert np.abs(errors[0]).max() > 1.5 * step
@@ -102,8 +88,8 @@ def test_a_scale_that_is_off_is_found(new_net: Fixture, measure_sqnr: Fixture) -
         measure_sqnr(truth, outputs(m, x))
         for m in (
             built.model,
-            BiasCorrection(scales=False).refine(model, built, samples(x), Context()).model,
-            BiasCorrection().refine(model, built, samples(x), Context()).model,
+            BiasCorrection(scales=False).refine(model, built, samples_of(x), Context()).model,
+            BiasCorrection().refine(model, built, samples_of(x), Context()).model,
         )
     )
     assert scale > plain + 8
@@ -117,7 +103,7 @@ def test_a_depthwise_net_with_clipped_activations_gains(
     x, test, where = make_images(64), make_images(64, seed=5), load_tier(tier)
     model = mobilenet_model
     built = build(model, x, where, Percentile(percentile=97.0))
-    corrected = BiasCorrection().refine(model, built, samples(x), Context(tier=where))
+    corrected = BiasCorrection().refine(model, built, samples_of(x), Context(tier=where))
     truth = outputs(model, test)
     plain, better = (measure_sqnr(truth, outputs(m, test)) for m in (built.model, corrected.model))
     assert better > plain + 1
@@ -129,7 +115,7 @@ def test_nothing_that_chance_explains_is_corrected(
 ) -> None:
     x, test = make_images(64), make_images(64, seed=5)
     built = build(resnet_model, x, load_tier("any"))
-    few = BiasCorrection(images=2).refine(resnet_model, built, samples(x), Context()).model
+    few = BiasCorrection(images=2).refine(resnet_model, built, samples_of(x), Context()).model
     truth = outputs(resnet_model, test)
     assert measure_sqnr(truth, outputs(few, test)) > measure_sqnr(truth, outputs(built.model, test)) - 0.3
 
@@ -138,7 +124,7 @@ def test_the_nodes_stay_and_the_built_model_is_left_alone(mobilenet_model: Model
     x = make_images(16)
     built = build(mobilenet_model, x, load_tier("any"))
     before = built.model.fingerprint()
-    corrected = BiasCorrection(images=8).refine(mobilenet_model, built, samples(x), Context()).model
+    corrected = BiasCorrection(images=8).refine(mobilenet_model, built, samples_of(x), Context()).model
     assert built.model.fingerprint() == before
     assert [n.op_type for n in corrected.graph.graph] == [n.op_type for n in built.model.graph.graph]
     assert len(corrected.to_bytes()) < 1.02 * len(built.model.to_bytes())
@@ -147,5 +133,5 @@ def test_the_nodes_stay_and_the_built_model_is_left_alone(mobilenet_model: Model
 def test_a_layer_without_a_bias_keeps_none(new_net: Fixture) -> None:
     model = one_layer(new_net(), bias=False)
     x = np.random.default_rng(0).uniform(1, 2, (16, 3, 16, 16)).astype(np.float32)
-    corrected = BiasCorrection().refine(model, build(model, x, load_tier("any")), samples(x), Context()).model
+    corrected = BiasCorrection().refine(model, build(model, x, load_tier("any")), samples_of(x), Context()).model
     assert integer_layers(corrected)[0].bias is None

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from arrays import Arrays, split_of
 
 from edgeopt.data import Data, Split
 from edgeopt.errors import UsageError
@@ -34,19 +35,6 @@ class Heard(Progress):
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
-
-
-class Array:
-    """A source of model-ready arrays."""
-
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
 
 
 def poisoned(new_net: Callable, x: np.ndarray) -> Model:
@@ -80,7 +68,7 @@ def setting(
     context = Context(tier=load_tier(tier), progress=Heard())
     prepared = prepare(model, load_tier(tier), context)
     answers = run(open_session(prepared), x)[0].argmax(axis=1) if labelled else None
-    train = Split(Array(x), np.arange(len(x)), answers, None)
+    train = split_of(x, answers)
     first = train.take(np.arange(calibration))
     seen = observe(prepared, wanted_tensors(prepared, load_tier(tier)), (b.x for b in first.batches(16)), counts=True)
     builder = Builder(prepared, load_tier(tier), seen.histograms, MinMax(), MaxScale())
@@ -250,7 +238,7 @@ def test_a_budget_that_nothing_reaches_is_said(poisoned_setting, monkeypatch: py
 
 def test_test_images_and_calibration_samples_are_not_judged_on(make_images: Callable) -> None:
     x = make_images(300)
-    source = Array(x)
+    source = Arrays(x)
     train = Split(source, np.arange(200), None, None)
     data = Data("d", train, train.take(np.arange(50)), Split(source, np.arange(200, 300), None, None), (), None, "f")
     samples = Samples(data.calibration, ("x",))
@@ -279,7 +267,7 @@ def test_the_verdict_is_the_paired_drop_by_hand(
     builder, _, context = setting(resnet_model, x, tier="jetson")
     assert context.data is not None
     truth = np.arange(70) % 10
-    images = Split(Array(x), np.arange(70), truth, None)
+    images = split_of(x, truth)
     model = builder.build().model
     expected, got = (run(open_session(m), x)[0] for m in (builder.model, model))
     monkeypatch.setattr(judge, "KEPT_BYTES", 1)  # outputs of the first batch are always kept

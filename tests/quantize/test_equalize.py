@@ -7,36 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arrays import samples_of
 
-from edgeopt.data import Split
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
 from edgeopt.quantize.build import Builder, wanted_tensors
 from edgeopt.quantize.calibrators import MinMax
 from edgeopt.quantize.equalize import CrossLayer
 from edgeopt.quantize.observe import observe
-from edgeopt.quantize.samples import Samples
 from edgeopt.quantize.weights import MaxScale
 from edgeopt.stage import Context
 from edgeopt.tiers import Tier, load_tier
 
 Fixture = Callable[..., Any]
 EAGER = CrossLayer(least_gain=0.01)
-
-
-class Arrays:
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
-
-
-def samples(x: np.ndarray) -> Samples:
-    return Samples(Split(Arrays(x), np.arange(len(x)), None, None), ("x",))
 
 
 def tier(weights: str) -> Tier:
@@ -70,7 +54,7 @@ def relu(net: Any) -> Callable[[str], str]:
 
 
 def quantize(model: Model, x: np.ndarray, where: Tier) -> Model:
-    seen = observe(model, wanted_tensors(model, where), samples(x).batches(8), counts=False).histograms
+    seen = observe(model, wanted_tensors(model, where), samples_of(x).batches(8), counts=False).histograms
     return Builder(model, where, seen, MinMax(), MaxScale()).build().model
 
 
@@ -90,7 +74,7 @@ def test_the_function_stays(
         "none": lambda x: x,
     }.get(operator, lambda x: net.add(operator, x))
     model = depthwise_net(net, activation)
-    result = EAGER.transform(model, samples(make_images(8)), Context(tier=tier(weights)))
+    result = EAGER.transform(model, samples_of(make_images(8)), Context(tier=tier(weights)))
     assert result.facts["pairs"] == 2
     assert result.facts["pairs_equalized"] > 0
     noise = np.random.default_rng(3).standard_normal((4, 3, 16, 16)).astype(np.float32) * 10
@@ -104,7 +88,7 @@ def test_uneven_channels_gain(
 ) -> None:
     net, x, where = new_net(), make_images(32), tier(weights)
     model = depthwise_net(net, relu(net))
-    equal = CrossLayer().transform(model, samples(x), Context(tier=where)).model
+    equal = CrossLayer().transform(model, samples_of(x), Context(tier=where)).model
     test = make_images(16, seed=9)
     truth = outputs(model, test)
     plain, better = (measure_sqnr(truth, outputs(quantize(m, x, where), test)) for m in (model, equal))
@@ -115,7 +99,7 @@ def test_even_channels_are_left_alone(new_net: Fixture, make_images: Fixture) ->
     net = new_net()
     x = net.add("Relu", net.conv("x", 3, 16))
     model = net.model(net.conv(x, 16, 16))
-    result = CrossLayer().transform(model, samples(make_images(8)), Context())
+    result = CrossLayer().transform(model, samples_of(make_images(8)), Context())
     assert result.facts == {"pairs": 1, "pairs_equalized": 0, "expected_gain_db": 0.0}
 
 
@@ -123,7 +107,7 @@ def test_a_clip_keeps_its_channels_and_the_others_stay_below_it(new_net: Fixture
     net = new_net()
     model = depthwise_net(net, net.relu6)
     x = make_images(16)
-    result = EAGER.transform(model, samples(x), Context())
+    result = EAGER.transform(model, samples_of(x), Context())
     assert result.facts["pairs_equalized"] > 0
     before, after = outputs(model, 1.4 * x), outputs(result.model, 1.4 * x)  # within HEADROOM of what was seen
     assert np.abs(after - before).max() < 1e-5 * np.abs(before).max()
@@ -133,7 +117,7 @@ def test_a_tensor_with_two_readers_is_no_pair(new_net: Fixture, make_images: Fix
     net = new_net()
     x = net.add("Relu", net.conv("x", 3, 8))
     model = net.model(net.add("Add", net.conv(x, 8, 8), x))
-    result = EAGER.transform(model, samples(make_images(8)), Context())
+    result = EAGER.transform(model, samples_of(make_images(8)), Context())
     assert result.facts["pairs"] == 0
     assert result.model.fingerprint() == model.fingerprint()
 
@@ -143,7 +127,7 @@ def test_pools_and_a_gemm_belong_to_a_pair(new_net: Fixture, make_images: Fixtur
     w = net.random.standard_normal((12, 3, 3, 3)) * factors(12)[:, None, None, None]
     x = net.add("Relu", conv(net, "x", w))
     model = net.model(net.head(net.add("MaxPool", x, kernel_shape=[2, 2]), 12))
-    result = EAGER.transform(model, samples(make_images(8)), Context())
+    result = EAGER.transform(model, samples_of(make_images(8)), Context())
     assert result.facts["pairs_equalized"] == 1
     x = make_images(4, seed=2)
     np.testing.assert_allclose(outputs(result.model, x), outputs(model, x), rtol=1e-4, atol=1e-5)
@@ -153,5 +137,5 @@ def test_the_model_that_was_given_stays_as_it_was(new_net: Fixture, make_images:
     net = new_net()
     model = depthwise_net(net, relu(net))
     before = model.fingerprint()
-    EAGER.transform(model, samples(make_images(8)), Context())
+    EAGER.transform(model, samples_of(make_images(8)), Context())
     assert model.fingerprint() == before

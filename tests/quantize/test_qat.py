@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from arrays import split_of
 from pydantic import TypeAdapter, ValidationError
 
-from edgeopt.data import Data, Split
+from edgeopt.data import Data
 from edgeopt.errors import StageFailed, UsageError
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
@@ -75,19 +76,8 @@ def answers(model: Model, x: np.ndarray, tier: Tier) -> np.ndarray:
     return np.concatenate([run(session, x[i : i + size])[0] for i in range(0, len(x), size)])
 
 
-class Rows:
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
-
-
 def context_of(x: np.ndarray, labels: np.ndarray | None, **settings: Any) -> Context:
-    split = Split(Rows(x), np.arange(len(x)), labels, None)
+    split = split_of(x, labels)
     return Context(data=Data("rows", split, split, split, (), None, "f"), **settings)
 
 

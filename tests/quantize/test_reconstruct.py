@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-import torch
+from arrays import samples_of
 
-from edgeopt.data import Split
 from edgeopt.model import Model
 from edgeopt.model.layerwise.moments import Moments
-from edgeopt.model.layerwise.pile import pile_up
-from edgeopt.model.layerwise.ridge import damped, ridge
+from edgeopt.model.layerwise.ridge import damped, ridge, solve_lower
 from edgeopt.model.layerwise.rows import LayerForm, layer_form
-from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.runtime import open_session, run
-from edgeopt.progress import Progress
 from edgeopt.quantize.build import Builder, Built, wanted_tensors
 from edgeopt.quantize.calibrators import MinMax
 from edgeopt.quantize.layers import integer_layers
@@ -28,7 +24,6 @@ from edgeopt.quantize.observe import observe
 from edgeopt.quantize.reconstruct import Reconstruct, sweep
 from edgeopt.quantize.reconstruct.layer import Fit, LayerFit
 from edgeopt.quantize.reconstruct.solve import round_in_turn
-from edgeopt.quantize.samples import Samples
 from edgeopt.quantize.weights import BIAS_LIMIT, MaxScale
 from edgeopt.stage import Context
 from edgeopt.tiers import load_tier
@@ -36,24 +31,9 @@ from edgeopt.tiers import load_tier
 Fixture = Callable[..., Any]
 
 
-class Arrays:
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
-
-
-def samples(x: np.ndarray) -> Samples:
-    return Samples(Split(Arrays(x), np.arange(len(x)), None, None), ("x",))
-
-
 def build(model: Model, x: np.ndarray, tier: str = "any") -> Built:
     target = load_tier(tier)
-    seen = observe(model, wanted_tensors(model, target), samples(x).batches(8), counts=False).histograms
+    seen = observe(model, wanted_tensors(model, target), samples_of(x).batches(8), counts=False).histograms
     return Builder(model, target, seen, MinMax(), MaxScale()).build()
 
 
@@ -61,7 +41,7 @@ def outputs(model: Model, x: np.ndarray) -> np.ndarray:
     return run(open_session(model), x)[0]
 
 
-def output_error(change: torch.Tensor, metric: torch.Tensor) -> float:
+def output_error(change: np.ndarray, metric: np.ndarray) -> float:
     return float(((change @ metric) * change).sum())
 
 
@@ -70,52 +50,60 @@ def output_error(change: torch.Tensor, metric: torch.Tensor) -> float:
 
 def test_rounding_in_turn_beats_nearest_where_inputs_are_correlated() -> None:
     rng = np.random.default_rng(0)
-    x = torch.from_numpy(rng.standard_normal((2, 500, 4)) @ rng.standard_normal((2, 4, 24)))
-    metric = damped((x.mT @ x).float(), 0.01)
-    target = torch.from_numpy(rng.uniform(-20, 20, (2, 8, 24)))
+    x = rng.standard_normal((2, 500, 4)) @ rng.standard_normal((2, 4, 24))
+    metric = damped(x.swapaxes(1, 2) @ x, 0.01)
+    target = rng.uniform(-20, 20, (2, 8, 24))
     found = round_in_turn(target, metric)
-    assert torch.equal(found, found.round())
+    np.testing.assert_array_equal(found, found.round())
     assert output_error(found - target, metric) < 0.5 * output_error(target.round() - target, metric)
 
 
 def test_rounding_in_turn_is_plain_rounding_where_inputs_are_independent() -> None:
-    target = torch.from_numpy(np.random.default_rng(0).uniform(-150, 150, (1, 8, 200)))
-    metric = torch.diag_embed(torch.linspace(1, 2, 200, dtype=torch.float64))[None]
-    assert torch.equal(round_in_turn(target, metric), target.round().clamp(-127, 127))
+    target = np.random.default_rng(0).uniform(-150, 150, (1, 8, 200))
+    metric = np.diag(np.linspace(1, 2, 200))[None]
+    np.testing.assert_array_equal(round_in_turn(target, metric), target.round().clip(-127, 127))
 
 
 def test_what_a_limit_cuts_off_is_made_good_by_the_other_inputs() -> None:
-    x = torch.tensor([[[1.0, 0.9]]], dtype=torch.float64)
-    target = torch.tensor([[[140.0, 0.0]]], dtype=torch.float64)
-    found = round_in_turn(target, damped((x.mT @ x).float(), 1e-4))
+    x = np.array([[[1.0, 0.9]]])
+    target = np.array([[[140.0, 0.0]]])
+    found = round_in_turn(target, damped(x.swapaxes(1, 2) @ x, 1e-4))
     assert found.tolist() == [[[127.0, 14.0]]]  # 13 of 1.0 are 14.4 of 0.9
 
 
 def test_ridge_is_least_squares_without_strength_and_nothing_with_much() -> None:
     rng = np.random.default_rng(0)
     x, e = rng.standard_normal((400, 6)), rng.standard_normal((400, 3))
-    xx, ex = torch.from_numpy(x.T @ x)[None], torch.from_numpy(e.T @ x)[None]
+    xx, ex = (x.T @ x)[None], (e.T @ x)[None]
     expected = np.linalg.lstsq(x, e, rcond=None)[0].T
     np.testing.assert_allclose(ridge(xx, ex, 0.0)[0], expected, atol=1e-5)
-    assert ridge(xx, ex, 1e6).abs().max() < 1e-5
+    assert np.abs(ridge(xx, ex, 1e6)).max() < 1e-5
+
+
+def test_a_triangular_system_of_many_blocks_is_solved() -> None:
+    rng = np.random.default_rng(0)
+    lower = np.tril(rng.standard_normal((2, 300, 300))) / 300 + np.eye(300)
+    right = rng.standard_normal((2, 300, 7))
+    np.testing.assert_allclose(lower @ solve_lower(lower, right), right, atol=1e-12)
 
 
 def test_moments_know_the_error_of_any_change() -> None:
     rng = np.random.default_rng(0)
-    x = torch.from_numpy(rng.standard_normal((2, 50, 5)).astype(np.float32) + 1)
-    e = torch.from_numpy(rng.standard_normal((2, 50, 3)).astype(np.float32) - 1)
+    x = rng.standard_normal((2, 50, 5)).astype(np.float32) + 1
+    e = rng.standard_normal((2, 50, 3)).astype(np.float32) - 1
     whole, first, second = (Moments.empty(2, 3, 5) for _ in range(3))
     whole.add(x, e)
     first.add(x[:, :13], e[:, :13])
     second.add(x[:, 13:], e[:, 13:])
     first.merge(second)
-    change, shift = torch.randn(2, 3, 5), torch.randn(2, 3, dtype=torch.float64)
-    direct = (e - x @ change.mT - shift[:, None]).square().sum(1)
+    change, shift = rng.standard_normal((2, 3, 5)).astype(np.float32), rng.standard_normal((2, 3))
+    columns = change.swapaxes(1, 2)
+    direct = np.square(e - x @ columns - shift[:, None]).sum(1)
     for moments in (whole, first):
-        torch.testing.assert_close(moments.error(change, shift), direct, rtol=1e-4, atol=1e-4)
-    centred = (e - e.mean(1, keepdim=True)) - (x - x.mean(1, keepdim=True)) @ change.mT
-    found = whole.centred().error(change, torch.zeros(2, 3, dtype=torch.float64))
-    torch.testing.assert_close(found, centred.square().sum(1).double(), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(moments.error(change, shift), direct, rtol=1e-4, atol=1e-4)
+    centred = (e - e.mean(1, keepdims=True)) - (x - x.mean(1, keepdims=True)) @ columns
+    found = whole.centred().error(change, np.zeros((2, 3)))
+    np.testing.assert_allclose(found, np.square(centred).sum(1), rtol=1e-4, atol=1e-4)
 
 
 # Layers as matrix products
@@ -166,34 +154,11 @@ def test_a_matrix_layer_is_its_rows_times_its_matrix(operator: str, new_net: Fix
     assert_rows_agree(node, model.weights()[w], x.reshape(64, -1) if "Gemm" in operator else x, outputs(model, x))
 
 
-# Running a graph by pieces
-
-
-def test_values_are_the_same_wherever_the_run_starts(resnet_model: Model, make_images: Fixture) -> None:
-    x = make_images(11)
-    built = build(resnet_model, x)
-    segments = Segments(built.model, pile_up(samples(x).batches(4)))
-    wanted = built.model.outputs[0].name
-    names = [layer.name for layer in integer_layers(built.model)]
-    expected = np.concatenate([batch[wanted] for batch in segments.run([wanted])])
-    for name in names:
-        assert segments.advance(name, 1e9)
-        found = np.concatenate([batch[wanted] for batch in segments.run([wanted])])
-        np.testing.assert_allclose(found, expected, atol=1e-3)
-
-
-def test_nothing_moves_where_the_graph_is_too_wide_to_hold(resnet_model: Model, make_images: Fixture) -> None:
-    segments = Segments(resnet_model, pile_up(samples(make_images(4)).batches(4)))
-    first = integer_layers(build(resnet_model, make_images(4)).model)[0].name
-    assert not segments.advance(first, 1000)
-    assert set(next(segments.run(["x"]))) == {"x"}
-
-
 # The whole
 
 
 def refine(model: Model, built: Built, x: np.ndarray, **settings: Any) -> tuple[Model, dict[str, Any]]:
-    result = Reconstruct(**settings).refine(model, built, samples(x), Context(seed=3))
+    result = Reconstruct(**settings).refine(model, built, samples_of(x), Context(seed=3))
     return result.model, result.facts
 
 
@@ -209,7 +174,6 @@ def test_outputs_come_nearer_to_the_float_network(
     gain = measure_sqnr(expected, outputs(refined, held_out)) - measure_sqnr(expected, outputs(built.model, held_out))
     assert gain > 1.0
     assert facts["layers_left"] == {}
-    assert facts["output_sqnr_db_after"] > facts["output_sqnr_db_before"]
 
 
 def test_only_integers_of_weights_and_biases_change(mobilenet_model: Model, make_images: Fixture) -> None:
@@ -238,15 +202,20 @@ def test_the_same_seed_gives_the_same_file(mobilenet_model: Model, make_images: 
 
 
 @pytest.mark.parametrize("tier", ["any", "mcu", "jetson"])
-def test_every_tier(tier: str, resnet_model: Model, make_images: Fixture) -> None:
+def test_every_tier(tier: str, resnet_model: Model, make_images: Fixture, measure_sqnr: Fixture) -> None:
     """mcu has a fixed batch of one, jetson keeps biases in float."""
     from edgeopt.model.shapes import infer_shapes
 
     model = infer_shapes(resnet_model, 1 if tier == "mcu" else None)
     built = build(model, make_images(24), tier)
-    _, facts = refine(model, built, make_images(24))
+    refined, facts = refine(model, built, make_images(24))
     assert facts["layers_changed"] >= 5
-    assert facts["output_sqnr_db_after"] > facts["output_sqnr_db_before"] + 0.5
+    images = make_images(24)
+    batches = [images] if tier != "mcu" else np.split(images, 24)
+    before, after = (
+        np.mean([measure_sqnr(outputs(model, x), outputs(m, x)) for x in batches]) for m in (built.model, refined)
+    )
+    assert after > before + 0.5
 
 
 def test_layers_that_it_cannot_do_are_named(new_net: Fixture, make_images: Fixture) -> None:
@@ -279,29 +248,6 @@ def test_when_time_runs_out_the_rest_stays(mobilenet_model: Model, make_images: 
     assert refined.to_bytes() == built.model.to_bytes()
 
 
-class Listener(Progress):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-
-def test_a_result_that_is_no_better_is_undone(
-    mobilenet_model: Model, make_images: Fixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def spoil(self: LayerFit) -> Fit:
-        return Fit(np.zeros_like(self.layer.weight), self.layer.bias, 2.0, 1.0, 3.0)
-
-    monkeypatch.setattr(LayerFit, "solve", spoil)
-    built, progress = build(mobilenet_model, make_images(16)), Listener()
-    context = Context(seed=0, progress=progress)
-    result = Reconstruct().refine(mobilenet_model, built, samples(make_images(16)), context)
-    assert result.model.to_bytes() == built.model.to_bytes()
-    assert result.facts["layers_changed"] == 0
-    assert any("undone" in warning for warning in progress.warnings)
-
-
 def test_a_layer_whose_error_does_not_shrink_keeps_its_integers(
     mobilenet_model: Model, make_images: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,7 +272,7 @@ def test_a_layer_whose_error_does_not_shrink_keeps_its_integers(
 def test_a_branch_corrects_only_a_stream_that_is_done(resnet_model: Model, make_images: Fixture) -> None:
     """The last layer before an Add knows the other side's error once nothing will change that side any more."""
     built = build(resnet_model, make_images(8))
-    work = sweep.Sweep(resnet_model, built.model, samples(make_images(8)), Context())
+    work = sweep.Sweep(resnet_model, built.model, samples_of(make_images(8)), Context())
     names = [layer.name for layer in integer_layers(built.model) if layer.operator == "Conv"]
     correcting = [i for i, name in enumerate(names) if work._beside(name, set(names[i:])) is not None]
     # stem, block 1 (two layers and a plain shortcut), block 2 (two layers, then the shortcut's own)
@@ -339,7 +285,7 @@ def test_the_end_of_a_branch_aims_at_the_float_sum_less_what_is_there(
     targets: list[np.ndarray] = []
     monkeypatch.setattr(LayerFit, "count", lambda self, x, target, places, held_out: targets.append(target))
     built = build(resnet_model, make_images(8))
-    work = sweep.Sweep(resnet_model, built.model, samples(make_images(8)), Context())
+    work = sweep.Sweep(resnet_model, built.model, samples_of(make_images(8)), Context())
     layer = integer_layers(built.model)[2]
     fit = sweep.layer_fit(layer, work.float_nodes[layer.name])
     work._look(fit, 64, {layer.name})
@@ -351,6 +297,6 @@ def test_the_end_of_a_branch_aims_at_the_float_sum_less_what_is_there(
     np.testing.assert_allclose(np.concatenate(targets) + np.concatenate(there), np.concatenate(wanted), atol=1e-5)
 
 
-def test_its_settings_load_without_torch() -> None:
-    code = "import edgeopt.quantize.reconstruct, sys; sys.exit('torch' in sys.modules)"
+def test_it_needs_no_torch() -> None:
+    code = "import edgeopt.quantize.reconstruct.sweep, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

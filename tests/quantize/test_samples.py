@@ -6,23 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from arrays import split_of
 
 from edgeopt.data import Split
 from edgeopt.data.named import NamedSource
 from edgeopt.errors import UsageError
 from edgeopt.model import Model
 from edgeopt.quantize.samples import Samples, samples_of
-
-
-class OneArray:
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
 
 
 @pytest.fixture
@@ -43,7 +33,7 @@ def test_every_sample_comes_once_in_order_by_input_name(two: Split) -> None:
 
 def test_one_array_goes_to_the_only_input(resnet_model: Model, make_images: Callable[..., np.ndarray]) -> None:
     x = make_images(9)
-    samples = samples_of(resnet_model, Split(OneArray(x), np.arange(9), None, None), 6, seed=3)
+    samples = samples_of(resnet_model, split_of(x), 6, seed=3)
     assert len(samples) == 6
     (batch,) = samples.batches(8)
     assert list(batch) == ["x"]
@@ -63,4 +53,4 @@ def test_an_input_without_an_array_is_named(two: Split) -> None:
     with pytest.raises(UsageError, match="nothing for the input 'types'"):
         next(Samples(two, ("ids", "types")).batches(2))
     with pytest.raises(UsageError, match="2 inputs \\(ids, mask\\), the samples are one array"):
-        next(Samples(Split(OneArray(np.zeros((2, 3))), np.arange(2), None, None), ("ids", "mask")).batches(2))
+        next(Samples(split_of(np.zeros((2, 3))), ("ids", "mask")).batches(2))

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arrays import samples_of
 
-from edgeopt.data import Split
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
 from edgeopt.quantize.build import Builder, wanted_tensors
@@ -16,7 +16,6 @@ from edgeopt.quantize.calibrators import MinMax
 from edgeopt.quantize.histogram import Histogram
 from edgeopt.quantize.observe import observe
 from edgeopt.quantize.ranges import Range
-from edgeopt.quantize.samples import Samples
 from edgeopt.quantize.saturation import limit, useful_range
 from edgeopt.quantize.weights import MaxScale
 from edgeopt.tiers import load_tier
@@ -96,20 +95,9 @@ def test_a_layer_before_hardswish_gains(new_net: Fixture, make_images: Fixture, 
     model = net.model(net.conv(x, 8, 8))
     images = make_images(16)
     tier = load_tier("any")
-    samples = Samples(Split(Arrays(images), np.arange(16), None, None), ("x",))
+    samples = samples_of(images)
     seen = observe(model, wanted_tensors(model, tier), samples.batches(1), counts=False).histograms
     built = Builder(model, tier, seen, MinMax(), MaxScale()).build()
     before = next(group for group in built.grids if "conv_0" in group)
     assert seen[before].low < -6
     assert built.grids[before].range.low == pytest.approx(-3, abs=2 * float(built.grids[before].scale))
-
-
-class Arrays:
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]

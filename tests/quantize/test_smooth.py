@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from arrays import samples_of
 from onnx import helper, numpy_helper
 
-from edgeopt.data import Split
 from edgeopt.model import Model
 from edgeopt.model.load import tidy
 from edgeopt.model.runtime import open_session, run
 from edgeopt.quantize.build import Builder, wanted_tensors
 from edgeopt.quantize.calibrators import MinMax
 from edgeopt.quantize.observe import observe
-from edgeopt.quantize.samples import Samples
 from edgeopt.quantize.smooth import SmoothQuant
 from edgeopt.quantize.weights import MaxScale
 from edgeopt.stage import Context
@@ -27,23 +26,8 @@ Fixture = Callable[..., Any]
 TOKENS, WIDTH, OUTPUTS = 6, 32, 48
 
 
-class Arrays:
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
-
-
 def tokens(count: int = 32, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, TOKENS, WIDTH)).astype(np.float32)
-
-
-def samples(x: np.ndarray) -> Samples:
-    return Samples(Split(Arrays(x), np.arange(len(x)), None, None), ("x",))
 
 
 def block(text: str, outlier: float = 60.0, extra: dict[str, Any] | None = None) -> Model:
@@ -97,7 +81,7 @@ def outputs(model: Model, x: np.ndarray) -> np.ndarray:
 
 def quantize(model: Model, x: np.ndarray) -> Model:
     tier = load_tier("any")
-    seen = observe(model, wanted_tensors(model, tier), samples(x).batches(8), counts=False).histograms
+    seen = observe(model, wanted_tensors(model, tier), samples_of(x).batches(8), counts=False).histograms
     return Builder(model, tier, seen, MinMax(), MaxScale()).build().model
 
 
@@ -107,7 +91,7 @@ def quantize(model: Model, x: np.ndarray) -> Model:
 @pytest.mark.parametrize("alpha", [None, 0.5])
 def test_the_function_stays_and_the_outlier_goes(text: str, alpha: float | None) -> None:
     model, x = block(text, extra=EXTRA), tokens(8)
-    result = SmoothQuant(alpha=alpha).transform(model, samples(x), Context())
+    result = SmoothQuant(alpha=alpha).transform(model, samples_of(x), Context())
     assert result.facts["smoothed"] == 1
     before, after = outputs(model, x), outputs(result.model, x)
     assert np.abs(after - before).max() < 1e-5 * np.abs(before).max()
@@ -117,7 +101,7 @@ def test_the_function_stays_and_the_outlier_goes(text: str, alpha: float | None)
 
 def test_int8_gains_many_decibels_from_one_outlier_channel(measure_sqnr: Fixture) -> None:
     model, x, test = block(PLAIN), tokens(64), tokens(16, seed=7)
-    smooth = SmoothQuant().transform(model, samples(x), Context()).model
+    smooth = SmoothQuant().transform(model, samples_of(x), Context()).model
     truth = outputs(model, test)
     plain, better = (measure_sqnr(truth, outputs(quantize(m, x), test)) for m in (model, smooth))
     assert better > plain + 8
@@ -128,7 +112,7 @@ def test_the_best_alpha_of_the_grid_is_at_least_as_good_as_one_half(measure_sqnr
     truth = outputs(model, test)
     half, best = (
         measure_sqnr(
-            truth, outputs(quantize(SmoothQuant(alpha=a).transform(model, samples(x), Context()).model, x), test)
+            truth, outputs(quantize(SmoothQuant(alpha=a).transform(model, samples_of(x), Context()).model, x), test)
         )
         for a in (0.5, None)
     )
@@ -137,7 +121,7 @@ def test_the_best_alpha_of_the_grid_is_at_least_as_good_as_one_half(measure_sqnr
 
 def test_without_an_outlier_nothing_changes() -> None:
     model = block(PLAIN, outlier=1.0)
-    result = SmoothQuant().transform(model, samples(tokens(16)), Context())
+    result = SmoothQuant().transform(model, samples_of(tokens(16)), Context())
     assert result.facts["normalizations"] == 1
     assert result.facts["smoothed"] == 0
     assert result.model.fingerprint() == model.fingerprint()
@@ -160,5 +144,5 @@ def test_what_somebody_else_reads_is_left_alone(text: str) -> None:
         "k": random.standard_normal((TOKENS, OUTPUTS)).astype(np.float32),
     }
     model = block(text, extra=extra)
-    result = SmoothQuant(alpha=0.5).transform(model, samples(tokens(8)), Context())
+    result = SmoothQuant(alpha=0.5).transform(model, samples_of(tokens(8)), Context())
     assert result.facts["smoothed"] == 0

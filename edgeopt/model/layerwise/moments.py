@@ -4,43 +4,49 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import DTypeLike
 
 __all__ = ["Moments"]
+
+BLOCK = 1024
+"""Inputs whose products are in memory beside the sums."""
 
 
 @dataclass
 class Moments:
     """Sums over rows of x [groups, inputs] and of the error e [groups, outputs] that is to be explained by x."""
 
-    xx: Tensor
+    xx: np.ndarray
     """[groups, inputs, inputs], in the type that was asked for; the sums of single rows are float64."""
-    ex: Tensor
+    ex: np.ndarray
     """[groups, outputs, inputs], likewise."""
-    x: Tensor
-    e: Tensor
-    ee: Tensor
+    x: np.ndarray
+    e: np.ndarray
+    ee: np.ndarray
     rows: int = 0
 
     @staticmethod
-    def empty(groups: int, outputs: int, inputs: int, dtype: torch.dtype = torch.float32) -> Moments:
+    def empty(groups: int, outputs: int, inputs: int, dtype: DTypeLike = np.float32) -> Moments:
         return Moments(
-            torch.zeros(groups, inputs, inputs, dtype=dtype),
-            torch.zeros(groups, outputs, inputs, dtype=dtype),
-            torch.zeros(groups, inputs, dtype=torch.float64),
-            torch.zeros(groups, outputs, dtype=torch.float64),
-            torch.zeros(groups, outputs, dtype=torch.float64),
+            np.zeros((groups, inputs, inputs), dtype),
+            np.zeros((groups, outputs, inputs), dtype),
+            np.zeros((groups, inputs)),
+            np.zeros((groups, outputs)),
+            np.zeros((groups, outputs)),
         )
 
-    def add(self, x: Tensor, e: Tensor) -> None:
+    def add(self, x: np.ndarray, e: np.ndarray) -> None:
         """Count rows: `x` [groups, n, inputs], `e` [groups, n, outputs]."""
-        wide, errors = x.to(self.xx.dtype), e.to(self.xx.dtype)
-        self.xx.baddbmm_(wide.mT, wide)
-        self.ex.baddbmm_(errors.mT, wide)
-        self.x += x.sum(1, dtype=torch.float64)
-        self.e += e.sum(1, dtype=torch.float64)
-        self.ee += e.square().sum(1, dtype=torch.float64)
+        wide = x.astype(self.xx.dtype, copy=False)
+        errors = e.astype(self.xx.dtype, copy=False)
+        for start in range(0, x.shape[2], BLOCK):
+            part = slice(start, start + BLOCK)
+            self.xx[:, part] += wide[:, :, part].swapaxes(1, 2) @ wide
+        self.ex += errors.swapaxes(1, 2) @ wide
+        self.x += x.sum(1, dtype=np.float64)
+        self.e += e.sum(1, dtype=np.float64)
+        self.ee += np.square(e).sum(1, dtype=np.float64)
         self.rows += x.shape[1]
 
     def merge(self, other: Moments) -> None:
@@ -56,17 +62,17 @@ class Moments:
         """The same about the means: what is left for weights once a bias takes the means."""
         x, e = self.x / max(self.rows, 1), self.e / max(self.rows, 1)
         return Moments(
-            self.xx - (self.x[:, :, None] * x[:, None]).to(self.xx.dtype),
-            self.ex - (self.e[:, :, None] * x[:, None]).to(self.ex.dtype),
-            torch.zeros_like(self.x),
-            torch.zeros_like(self.e),
+            self.xx - (self.x[:, :, None] * x[:, None]).astype(self.xx.dtype),
+            self.ex - (self.e[:, :, None] * x[:, None]).astype(self.ex.dtype),
+            np.zeros_like(self.x),
+            np.zeros_like(self.e),
             self.ee - self.e * e,
             self.rows,
         )
 
-    def error(self, change: Tensor, shift: Tensor) -> Tensor:
+    def error(self, change: np.ndarray, shift: np.ndarray) -> np.ndarray:
         """float64 [groups, outputs]: summed squares of e - change @ x - shift."""
-        squares = ((change @ self.xx) * change).sum(2, dtype=torch.float64)
-        cross = (change * self.ex).sum(2, dtype=torch.float64)
-        reach = (change.double() @ self.x[:, :, None])[:, :, 0]
-        return self.ee + squares - 2 * cross + shift * (2 * reach - 2 * self.e + self.rows * shift)
+        squares = ((change @ self.xx) * change).sum(2, dtype=np.float64)
+        cross = (change * self.ex).sum(2, dtype=np.float64)
+        reach = (change.astype(np.float64) @ self.x[:, :, None])[:, :, 0]
+        return np.asarray(self.ee + squares - 2 * cross + shift * (2 * reach - 2 * self.e + self.rows * shift))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from tempfile import SpooledTemporaryFile
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ class Pile:
     """Arrays in the order in which they came. The file has no name and is gone with the pile, or with the process."""
 
     def __init__(self) -> None:
-        self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115: closed by __del__
-        self._kinds: list[tuple[int, np.dtype, tuple[int, ...]]] = []  # type: ignore[type-arg]
+        self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (closed by __del__)
+        self._kinds: list[tuple[int, np.dtype[Any], tuple[int, ...]]] = []
         self.nbytes = 0
 
     def __del__(self) -> None:
@@ -35,7 +36,7 @@ class Pile:
         return len(self._kinds)
 
     @property
-    def dtype(self) -> np.dtype:  # type: ignore[type-arg]
+    def dtype(self) -> np.dtype[Any]:
         """Of the first array."""
         return self._kinds[0][1]
 

@@ -166,9 +166,9 @@ class Segments:
         """The nodes up to `last`, and the QuantizeLinear that can run then: bytes are held instead of floats."""
         done = self._done | set(range(last + 1))
         for index in range(last + 1, len(self._nodes)):
-            if self._nodes[index].op_type == "QuantizeLinear" and self._reads[index][0] != keep:
-                if self._maker.get(self._reads[index][0], -1) in done:
-                    done.add(index)
+            read = self._reads[index][:1]
+            if self._nodes[index].op_type == "QuantizeLinear" and read != [keep] and self._maker.get(read[0]) in done:
+                done.add(index)
         return done
 
     def _crossing(self, done: set[int]) -> list[str]:

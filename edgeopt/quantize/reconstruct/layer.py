@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
-import torch
-from torch import Tensor
 
 from edgeopt.model.layerwise.moments import Moments
 from edgeopt.model.layerwise.ridge import damped, ridge
@@ -45,10 +43,10 @@ class LayerFit:
 
     layer: IntegerLayer
     form: LayerForm
-    weight: Tensor
-    """Of the float model."""
-    bias: Tensor | None
-    scale: Tensor
+    weight: np.ndarray
+    """Of the float model, float32 as the others."""
+    bias: np.ndarray | None
+    scale: np.ndarray
     """Of the weight's integers, [groups, outputs, 1]."""
     signal: float = 0.0
     fit: Moments = field(init=False)
@@ -59,10 +57,10 @@ class LayerFit:
 
     def count(self, x: np.ndarray, target: np.ndarray, places: np.ndarray, *, held_out: bool) -> None:
         """Count the layer's quantized input `x` and wanted output, both as the operator has them, at `places`."""
-        rows = _tensor(self.form.input_rows(x, places, target.shape[2:]))
-        error = _tensor(self.form.output_rows(target, places))
-        self.signal += float(error.square().sum(dtype=torch.float64))
-        error = error - rows @ self.weight.mT
+        rows = _floats(self.form.input_rows(x, places, target.shape[2:]))
+        error = _floats(self.form.output_rows(target, places))
+        self.signal += float(np.square(error).sum(dtype=np.float64))
+        error = error - rows @ self.weight.swapaxes(1, 2)
         if self.bias is not None:
             error -= self.bias[:, None]
         (self.held_out if held_out else self.fit).add(rows, error)
@@ -75,12 +73,12 @@ class LayerFit:
         centred = self._centred(moments)
         target = (self.weight + self._change(centred, strength)) / self.scale
         metric = damped(centred.xx, min(strength, METRIC_STRENGTH))
-        rounded = round_in_turn(target, metric).float()
+        rounded = round_in_turn(target, metric).astype(np.float32)
         change = rounded * self.scale - self.weight
         shift = self._shift(moments, change)
         before = self._present_error(moments)
         after = float(moments.error(change, shift).sum())
-        weight = self.form.weight(rounded.numpy().astype(np.int8), self.layer.weight.shape)
+        weight = self.form.weight(rounded.astype(np.int8), self.layer.weight.shape)
         return Fit(weight, self._bias(shift), before, after, self.signal)
 
     def _choose_strength(self) -> float:
@@ -88,52 +86,54 @@ class LayerFit:
         best, chosen = float("inf"), STRENGTHS[0]
         centred = self._centred(self.fit)
         for strength in STRENGTHS:
-            change = self._change(centred, strength).float()
+            change = self._change(centred, strength).astype(np.float32)
             error = float(self.held_out.error(change, self._shift(self.fit, change)).sum())
             if error > best:
                 break
             best, chosen = error, strength
         return chosen
 
-    def _change(self, centred: Moments, strength: float) -> Tensor:
+    def _change(self, centred: Moments, strength: float) -> np.ndarray:
         """What is added to the float weight: all of it by one factor (certain, even from few rows), then a ridge.
 
         Noise that grew through many layers hides part of the signal, and the least error is then in a smaller output.
         """
         power = ((self.weight @ centred.xx) * self.weight).sum()
-        factor = (self.weight * centred.ex).sum() / power.clamp_min(1e-30)
-        change = factor * self.weight
+        factor = (self.weight * centred.ex).sum() / max(power, 1e-30)
+        change: np.ndarray = factor * self.weight
         if strength == float("inf"):
             return change
-        return change + ridge(centred.xx, centred.ex - change @ centred.xx, strength)
+        return np.asarray(change + ridge(centred.xx, centred.ex - change @ centred.xx, strength))
 
     def _centred(self, moments: Moments) -> Moments:
         """The moments that the weight has to answer for: a bias takes the means."""
         return moments if self.bias is None else moments.centred()
 
-    def _shift(self, moments: Moments, change: Tensor) -> Tensor:
+    def _shift(self, moments: Moments, change: np.ndarray) -> np.ndarray:
         """float64 [groups, outputs]: what the bias gains when the weight changes so; 0 without a bias."""
         if self.bias is None:
-            return torch.zeros(self.weight.shape[:2], dtype=torch.float64)
-        return (moments.e - (change.double() @ moments.x[:, :, None])[:, :, 0]) / max(moments.rows, 1)
+            return np.zeros(self.weight.shape[:2])
+        return np.asarray(moments.e - (change.astype(np.float64) @ moments.x[:, :, None])[:, :, 0]) / max(
+            moments.rows, 1
+        )
 
     def _present_error(self, moments: Moments) -> float:
         """Summed squared error with the integers that the layer has now."""
-        integers = _tensor(self.form.matrices(self.layer.weight).astype(np.float32))
-        shift = torch.zeros(self.weight.shape[:2], dtype=torch.float64)
+        integers = _floats(self.form.matrices(self.layer.weight))
+        shift = np.zeros(self.weight.shape[:2])
         if self.bias is not None and self.layer.bias is not None:
             bias = self.layer.bias.astype(np.float64) * (
                 1.0 if self.layer.bias_scale is None else self.layer.bias_scale.astype(np.float64)
             )
-            shift = torch.from_numpy(bias.reshape(self.bias.shape)) - self.bias
+            shift = bias.reshape(self.bias.shape) - self.bias
         return float(moments.error(integers * self.scale - self.weight, shift).sum())
 
-    def _bias(self, shift: Tensor) -> np.ndarray | None:
+    def _bias(self, shift: np.ndarray) -> np.ndarray | None:
         """The new bias in the form of the old."""
         old = self.layer.bias
         if self.bias is None or old is None:
             return None
-        bias = (self.bias.double() + shift).reshape(old.shape).numpy()
+        bias = (self.bias + shift).reshape(old.shape)
         if self.layer.bias_scale is not None:
             bias = np.rint(bias / self.layer.bias_scale.astype(np.float64))
             bias = np.clip(bias, -BIAS_LIMIT, BIAS_LIMIT)
@@ -150,16 +150,16 @@ def layer_fit(layer: IntegerLayer, node: ir.Node) -> LayerFit | str:
         return form
     is_gemm = node.op_type == "Gemm"
     alpha, beta = (np.float32(attribute(node, key, 1.0)) if is_gemm else np.float32(1) for key in ("alpha", "beta"))  # type: ignore[arg-type]
-    matrices = _tensor(form.matrices(weight * alpha))
+    matrices = _floats(form.matrices(weight * alpha))
     groups, outputs, _ = matrices.shape
-    scale = _tensor(np.broadcast_to(layer.weight_scale, groups * outputs)).reshape(groups, outputs, 1)
+    scale = _floats(np.broadcast_to(layer.weight_scale, groups * outputs)).reshape(groups, outputs, 1)
     bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
     fits = bias is not None and layer.bias is not None and layer.bias.size == groups * outputs
     if not fits or bias is None:
         return LayerFit(layer, form, matrices, None, scale) if bias is None else "its bias has another form"
     vector = np.broadcast_to(bias.reshape(-1) * beta, groups * outputs)
-    return LayerFit(layer, form, matrices, _tensor(vector).reshape(groups, outputs), scale)
+    return LayerFit(layer, form, matrices, _floats(vector).reshape(groups, outputs), scale)
 
 
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(array, np.float32, order="C"))
+def _floats(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, np.float32)
