@@ -129,7 +129,7 @@ def _find_base(base: Written, path: Path, chain: tuple[Path, ...]) -> Path:
     """The file that `extends` names: beside `path`, or a recipe that ships. Raises UsageError."""
     where = f"{base.place} extends"
     if not isinstance(base.value, str) or not base.value:
-        raise UsageError(f"{base.value!r} is not the name of a recipe", where=where, fix="write it like ../base.yaml")
+        raise UsageError(f"{base.plain()!r} is not the name of a recipe", where=where, fix="write it like ../base.yaml")
     beside = path.parent / base.value
     try:
         file = beside if beside.is_file() else find_recipe(base.value)
@@ -213,7 +213,8 @@ def _explain(error: ValidationError, path: Path, written: Written) -> UsageError
         found = f"{first['ctx']['tag']!r} is not one of {expected}"
     elif first["type"] == "union_tag_not_found":
         keys, found = (*keys, "kind"), "is missing"
-    return UsageError(found, where=f"{place} {dotted(keys)}".rstrip(), fix=fix)
+    where = place if place.endswith(f" {dotted(keys)}") else f"{place} {dotted(keys)}".rstrip()
+    return UsageError(found, where=where, fix=fix)
 
 
 def problem(error: Any) -> str:

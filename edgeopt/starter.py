@@ -79,7 +79,7 @@ def write_recipe(file: Path, model: str, data: str, tiers: Sequence[str], goal: 
         f"# edgeopt explain KEY tells what a key means; edgeopt run {file} --dry-run what a run would do.",
         "",
         _model(model, data),
-        f"data: {data}",
+        f"data: {_quoted(data)}",
         "",
         _stages(chosen, found),
         *(f"# {line}" for line in _about(found)),
@@ -93,12 +93,22 @@ def write_recipe(file: Path, model: str, data: str, tiers: Sequence[str], goal: 
 def _model(model: str, data: str) -> str:
     """The networks of edgeopt are made for the size and the classes of the data, where these are known."""
     if not model.startswith("edgeopt:"):
-        return f"model: {model}"
+        return f"model: {_quoted(model)}"
+    if not model.removeprefix("edgeopt:").isidentifier():
+        raise UsageError("is not the name of a network", where=model, fix="write it like edgeopt:residual")
     settings = "channels: 1, size: 8" if data == "digits" else "classes: 10, channels: 3, size: 32"
     classes = _class_count(data)
     if classes is not None:
         settings = settings.replace("classes: 10", f"classes: {classes}")
     return f"model: {{source: {model}, settings: {{{settings}}}}}"
+
+
+def _quoted(text: str) -> str:
+    """As YAML, with quotes where it would mean something else without."""
+    import yaml
+
+    written: str = yaml.safe_dump(text, width=10_000, allow_unicode=True)
+    return written.removesuffix("\n").removesuffix("\n...")
 
 
 def _stages(goal: Goal, tiers: Sequence[Tier]) -> str:

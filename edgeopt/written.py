@@ -22,6 +22,9 @@ __all__ = ["Expand", "Written", "assign", "dotted", "lay", "read_written"]
 Expand = Callable[[KeyPath, Any], dict[str, Any] | None]
 """Path and a plain value -> the mapping that it stands for (`digits` -> `{source: digits}`), None where for none."""
 
+MOST_VALUES = 100_000
+"""In one file."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -73,16 +76,19 @@ def read_written(path: Path) -> Written:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"is not YAML ({error.problem})", where=f"{path}:{line}") from error
+    except RecursionError as error:
+        raise UsageError("is nested too deep, or holds itself", where=str(path)) from error
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"is not YAML ({' '.join(str(error).split())})", where=str(path)) from error
 
 
 class _Reader:
-    """YAML nodes to Written values. A node that aliases share is read once."""
+    """YAML nodes to Written values. A node that aliases share is read once, and counted wherever it stands."""
 
     def __init__(self, loader: yaml.SafeLoader, path: Path) -> None:
         self.loader, self.path = loader, path
         self.done: dict[int, Written] = {}
+        self.sizes: dict[int, int] = {}
         self.open: set[int] = set()
 
     def read(self, node: yaml.Node) -> Written:
@@ -93,7 +99,16 @@ class _Reader:
             self.open.add(id(node))
             self.done[id(node)] = Written(self._value(node, place), place)
             self.open.discard(id(node))
+            self.sizes[id(node)] = self._size(node)
+            if self.sizes[id(node)] > MOST_VALUES:
+                raise UsageError(f"its aliases make more than {MOST_VALUES:,} values", where=place)
         return self.done[id(node)]
+
+    def _size(self, node: yaml.Node) -> int:
+        """Values in it once every alias is written out: ten lines of aliases of aliases may be billions."""
+        if isinstance(node, yaml.MappingNode):
+            return 1 + sum(self.sizes[id(value)] for _, value in node.value)
+        return 1 + sum(self.sizes[id(inner)] for inner in node.value) if isinstance(node, yaml.SequenceNode) else 1
 
     def _value(self, node: yaml.Node, place: str) -> Any:
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
@@ -115,11 +130,21 @@ class _Reader:
             if key.value in seen:
                 raise UsageError(f"key {key.value!r} stands twice", where=f"{self.path}:{line}")
             seen.add(key.value)
-        self.loader.flatten_mapping(node)  # `<<: *other` becomes keys, before its own
+        self._flatten(node)
         return {
             str(key.value): replace(self.read(value), place=f"{self.path}:{key.start_mark.line + 1}")
             for key, value in node.value
         }
+
+    def _flatten(self, node: yaml.MappingNode) -> None:
+        """`<<: *other` becomes keys, before its own. Of equal ones the last stays: merges of merges do not pile up."""
+        for key, value in node.value:
+            merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for inner in merged if key.tag == "tag:yaml.org,2002:merge" else []:
+                if isinstance(inner, yaml.MappingNode):
+                    self._flatten(inner)
+        self.loader.flatten_mapping(node)
+        node.value = list({(key.tag, str(key.value)): (key, value) for key, value in node.value}.values())
 
 
 def lay(base: Written, over: Written, expand: Expand, path: KeyPath = ()) -> Written:

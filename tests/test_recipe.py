@@ -1,6 +1,7 @@
 """Recipes: read strictly, and wrong ones named by file, line and key."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from edgeopt.errors import UsageError
-from edgeopt.recipe import find_recipe, list_recipes, load_recipe, recipe_schema
+from edgeopt.recipe import find_recipe, list_recipes, load_recipe, read_layers, recipe_schema
 
 GOOD = """\
 model: {source: edgeopt:residual, settings: {width: 8}}
@@ -245,3 +246,27 @@ def test_the_schema_refuses_what_the_reader_refuses(old: str, new: str) -> None:
     jsonschema.validate(yaml.safe_load(GOOD), recipe_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(yaml.safe_load(GOOD.replace(old, new)), recipe_schema())
+
+
+ALIASES = "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghi"))
+MERGES = "".join(f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in pairwise("abcdefghi"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"a: &a [x]\n{ALIASES}", "aliases make more than 100,000 values"),
+        ("<<: &x {<<: *x}\nmodel: edgeopt:residual\n", "holds itself"),
+        (f"model: {'[' * 20_000}\n", "nested too deep"),
+    ],
+)
+def test_yaml_that_would_fill_the_memory_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "bomb.yaml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        load_recipe(tmp_path / "bomb.yaml")
+
+
+def test_merges_of_merges_do_not_pile_up(tmp_path: Path) -> None:
+    (tmp_path / "merge.yaml").write_text(f"a: &a {{x: 1}}\n{MERGES}")
+    content = read_layers(tmp_path / "merge.yaml").plain()
+    assert content["i"] == {"x": 1}

@@ -80,7 +80,7 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
             with quietly(options.pop(QUIET.name, False)):
                 function(*args, **options)
         except EdgeoptError as error:
-            typer.echo(f"edgeopt: {error}", err=True)
+            typer.echo(_folded(f"edgeopt: {error}"), err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo("\nedgeopt: stopped; nothing was written, the same command starts again", err=True)
@@ -92,6 +92,21 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
     command.__signature__ = shape  # type: ignore[attr-defined]
     command.__annotations__ = {name: p.annotation for name, p in shape.parameters.items()}
     return command
+
+
+def _folded(sentence: str) -> str:
+    """Broken between words for a person at a terminal; elsewhere one line, for `grep`. No control characters."""
+    import re
+    import shutil
+    import sys
+    import textwrap
+
+    sentence = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", sentence)
+    if not sys.stderr.isatty():
+        return sentence
+    width = shutil.get_terminal_size().columns
+    wrap = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(wrap.fill, sentence.splitlines()))
 
 
 QUIET = Parameter(

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from edgeopt.cli.complete import complete_tier
-from edgeopt.cli.console import TerminalProgress, console
+from edgeopt.cli.console import TerminalProgress, printed
 from edgeopt.errors import UsageError
 from edgeopt.report.compare import Comparison, Pair, compare_reports, compare_rows
 from edgeopt.report.report import Row, read_report
@@ -138,8 +137,4 @@ def _text(found: Comparison, format: Format, *, to_file: bool) -> str:
         return views.compare_html(found)
     if format is Format.markdown:
         return views.compare_markdown(found)
-    screen = console()
-    with screen.capture() as capture:
-        for renderable in views.compare_terminal(found):
-            screen.print(renderable)
-    return Text.from_ansi(capture.get()).plain + "\n" if to_file else capture.get()
+    return printed(views.compare_terminal(found), to_file=to_file)

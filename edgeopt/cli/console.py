@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,12 +28,25 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
 from edgeopt.progress import Progress as ProgressBase
 
-__all__ = ["NARROW", "TerminalProgress", "bar", "console", "is_quiet", "print_json", "quietly", "sparkline"]
+__all__ = [
+    "NARROW",
+    "TerminalProgress",
+    "bar",
+    "console",
+    "hanging",
+    "is_quiet",
+    "print_json",
+    "printed",
+    "quietly",
+    "sparkline",
+    "wraps",
+]
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
@@ -40,6 +54,10 @@ PLAIN_WIDTH = 100
 """Of a table in a pipe or a file, unless COLUMNS says otherwise."""
 NARROW = 72
 """Columns below which a display leaves out what it can do without."""
+LEAST_BODY = 36
+"""Columns that a sentence behind its label wants; with fewer it begins on a line of its own."""
+INDENT = 6
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SPARKS = "▁▂▃▄▅▆▇█"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 SPARK_WIDTH = 10
@@ -63,14 +81,47 @@ def is_quiet() -> bool:
     return _quiet.get()
 
 
+class _Screen(Console):
+    """Shows control characters in what is printed, such as the names in a stranger's model, as a mark: none acts."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            clean = segment.control or CONTROL.search(segment.text) is None
+            yield segment if clean else Segment(CONTROL.sub("�", segment.text), segment.style)
+
+
 def console(*, stderr: bool = False) -> Console:
     """A rich console for stdout (or stderr); where it is not a terminal plain, and 100 columns wide unless COLUMNS is
     set."""
-    terminal = Console(stderr=stderr, highlight=False)
+    terminal = _Screen(stderr=stderr, highlight=False)
     if terminal.is_terminal:
         return terminal
     width = int(columns) if (columns := os.environ.get("COLUMNS", "")).isdigit() else PLAIN_WIDTH
-    return Console(stderr=stderr, highlight=False, width=width, soft_wrap=True)
+    return _Screen(stderr=stderr, highlight=False, width=width, soft_wrap=True)
+
+
+def wraps(terminal: Console) -> bool:
+    """Whether long lines are broken: for a person. In a pipe without COLUMNS a line stays one, for `grep`."""
+    return terminal.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+
+
+def hanging(head: Text, body: str, width: int) -> Text:
+    """`body` behind `head`, its further lines below where it begins; words longer than a line stay whole."""
+    indent = head.cell_len if width - head.cell_len >= LEAST_BODY else INDENT
+    room = max(width - indent, LEAST_BODY)
+    lines = textwrap.wrap(body, room, break_long_words=False, break_on_hyphens=False) or [""]
+    if indent < head.cell_len:
+        return Text(f"\n{' ' * indent}").join([head, *map(Text, lines)])
+    return head + f"\n{' ' * indent}".join(lines)
+
+
+def printed(parts: Iterable[RenderableType], *, to_file: bool) -> str:
+    """The parts as the screen would show them, within its width; for a file without colours."""
+    screen = console()
+    with screen.capture() as capture:
+        for part in parts:
+            screen.print(part, soft_wrap=False, crop=False)
+    return Text.from_ansi(capture.get()).plain + "\n" if to_file else capture.get()
 
 
 def print_json(value: object) -> None:

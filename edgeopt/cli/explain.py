@@ -10,8 +10,6 @@ from edgeopt.cli.complete import complete_key
 from edgeopt.cli.console import console
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from edgeopt.explain import Key
     from edgeopt.spec import Spec
 
@@ -47,7 +45,7 @@ def explain(
     names = every_key()
     depths = {name: name.count(".") + 1 - name.startswith("stages.") for name in names}
     chosen = [name for name in names if everything or depths[name] <= DEPTH]
-    console().print(_table([(name, find_keys(name)[0]) for name in chosen]))
+    _print_table([(name, find_keys(name)[0]) for name in chosen])
     if len(chosen) < len(names):
         console().print(
             f"\n{len(names) - len(chosen)} more with --all; `edgeopt explain KEY` tells all of one", style="dim"
@@ -65,7 +63,7 @@ def _show(found: list[Key]) -> None:
     below = _below(key)
     if below:
         terminal.print()
-        terminal.print(_table([(f"  {name}", own) for name, own in below]))
+        _print_table([(f"  {name}", own) for name, own in below])
     for title, text in (("in its file", example(key)), ("on the command line", "\n".join(_commands(key)))):
         if text:
             terminal.print(f"\n  {title}", style="dim")
@@ -98,17 +96,16 @@ def _below(key: Key) -> list[tuple[str, Key]]:
     return [(name.rpartition(".")[2], find_keys(name)[0]) for name in names]
 
 
-def _table(entries: list[tuple[str, Key]]) -> Table:
-    """Name and first sentence of each, one line a key."""
-    from rich.table import Table
+def _print_table(entries: list[tuple[str, Key]]) -> None:
+    """Name and first sentence of each, one line a key, cut at the screen's edge."""
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="bold", min_width=max(len(name) for name, _ in entries))
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    terminal, widest = console(), max(len(name) for name, _ in entries)
     for name, key in entries:
-        table.add_row(name, Text(key.description.splitlines()[0] if key.description else key.type))
-    return table
+        told = key.description.splitlines()[0] if key.description else key.type
+        line = Text.assemble((f"{name:<{widest}}", "bold"), f"  {told}")
+        line.truncate(max(terminal.width, len(name)), overflow="ellipsis")
+        terminal.print(line, soft_wrap=True)
 
 
 def _commands(key: Key) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.text import Text
 
 from edgeopt.atomic import write_atomic
-from edgeopt.cli.console import console
+from edgeopt.cli.console import console, hanging, wraps
 from edgeopt.errors import StageFailed, UsageError
 from edgeopt.gate import formats
 from edgeopt.gate.formats import Checked
@@ -33,6 +33,8 @@ class Format(StrEnum):
 
 DOCUMENTS = (Format.json, Format.junit, Format.markdown)
 """Forms that are whole documents: on the screen, nothing may stand beside them."""
+WIDEST = 120
+"""Columns of a line of text, however wide the screen is."""
 
 
 @dataclass(frozen=True)
@@ -93,24 +95,29 @@ def _render(form: Format, checked: Sequence[Checked]) -> str:
         case Format.markdown:
             return formats.to_markdown(checked)
         case Format.text:
-            return "".join(f"{line.plain}\n" for one in checked for line in _lines(one))
+            return "".join(f"{line.plain}\n" for one in checked for line in _lines(one, None))
 
 
 def _show(checked: Sequence[Checked]) -> None:
     terminal = console()
+    width = min(terminal.width, WIDEST) if wraps(terminal) else None
     for one in checked:
         if len(checked) > 1 and one.report is not None:
-            terminal.print(Text(one.path, "bold"))
-        for line in _lines(one):
+            terminal.print(Text(one.path, "bold"), soft_wrap=True)
+        for line in _lines(one, width):
             terminal.print(line, soft_wrap=True)
 
 
-def _lines(one: Checked) -> list[Text]:
+def _lines(one: Checked, width: int | None) -> list[Text]:
+    """A line for each verdict, wrapped to `width` columns; None: not wrapped."""
     tier_width = max((len(verdict.tier) for verdict in one.verdicts), default=0)
     limit_width = max((len(verdict.limit) for verdict in one.verdicts), default=0)
+    heads = [
+        _word(verdict) + f"  {verdict.tier:<{tier_width}}  {verdict.limit:<{limit_width}}  " for verdict in one.verdicts
+    ]
     return [
-        _word(verdict) + f"  {verdict.tier:<{tier_width}}  {verdict.limit:<{limit_width}}  {verdict.sentence}"
-        for verdict in one.verdicts
+        head + verdict.sentence if width is None else hanging(head, verdict.sentence, width)
+        for head, verdict in zip(heads, one.verdicts, strict=True)
     ]
 
 

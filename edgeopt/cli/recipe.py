@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from edgeopt.cli import reporting
 from edgeopt.cli.complete import complete_recipe, complete_setting, complete_tier
-from edgeopt.cli.console import console, print_json
+from edgeopt.cli.console import console, hanging, print_json
 
 __all__ = ["recipe"]
 
@@ -37,8 +38,10 @@ def list_() -> None:
     """The recipes that ship; `edgeopt run NAME` runs one."""
     from edgeopt.recipe import list_recipes, load_recipe
 
+    terminal = console()
     for name in list_recipes():
-        console().print(f"[bold]{name}[/]  {load_recipe(name).description}")
+        told = load_recipe(name).description
+        terminal.print(hanging(Text(f"{name}  ", "bold"), told, min(terminal.width, 100)), soft_wrap=True)
 
 
 @recipe.command("show")
@@ -73,7 +76,9 @@ def check(name: NameArgument, sets: SetsOption = None) -> None:
     loaded = load_recipe(name, _entries(sets))
     stages = " > ".join(stage.kind for stage in loaded.stages) or "no stages"
     tiers = ", ".join(tier.name for tier in loaded.load_tiers())
-    console().print(f"{loaded.name}: {loaded.model.source} > {stages} > {tiers}", markup=False)
+    terminal = console()
+    told = hanging(Text(f"{loaded.name}: "), f"{loaded.model.source} > {stages} > {tiers}", terminal.width)
+    terminal.print(told, soft_wrap=True)
 
 
 @recipe.command("new")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import RenderableType
-from rich.text import Text
 
-from edgeopt.cli.console import console
+from edgeopt.cli.console import printed
 from edgeopt.errors import UsageError
 from edgeopt.report.report import Report, read_report
 
@@ -65,7 +62,7 @@ def _text(found: Report, format: Format, *, to_file: bool) -> str:
         return to_markdown(found)
     from edgeopt.report.terminal import to_terminal
 
-    return _printed(to_terminal(found), to_file=to_file)
+    return printed(to_terminal(found), to_file=to_file)
 
 
 def _history_text(path: Path, format: Format, *, to_file: bool) -> str:
@@ -79,12 +76,4 @@ def _history_text(path: Path, format: Format, *, to_file: bool) -> str:
         raise UsageError(
             f"a history has no {format} form", where="--format", fix="use terminal or html; the file itself is JSON"
         )
-    return _printed(history_terminal(entries), to_file=to_file)
-
-
-def _printed(parts: Iterable[RenderableType], *, to_file: bool) -> str:
-    screen = console()
-    with screen.capture() as capture:
-        for part in parts:
-            screen.print(part)
-    return Text.from_ansi(capture.get()).plain + "\n" if to_file else capture.get()
+    return printed(history_terminal(entries), to_file=to_file)

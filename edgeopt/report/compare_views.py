@@ -55,7 +55,8 @@ def compare_terminal(comparison: Comparison) -> list[RenderableType]:
     for pair in comparison.pairs:
         title = Text.assemble((pair.name, "bold"), f"  {pair.note}" if pair.note else "")
         parts += [title, _rich_table(pair), ""]
-    parts += [Text(f"before {comparison.first}, after {comparison.second}", "dim")]
+    paths = (("before", comparison.first), ("after ", comparison.second))
+    parts += [Text(f"{word} {path}", "dim", no_wrap=True, overflow="ignore") for word, path in paths]
     return parts + [Text(note, "yellow") for note in comparison.notes]
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from edgeopt.atomic import write_atomic
 from edgeopt.errors import StageFailed, UsageError
-from edgeopt.report.report import Report, Row
+from edgeopt.report.report import Figure, Report, Row
 from edgeopt.spec import Spec
 
 __all__ = ["Entry", "TierFigures", "append_entry", "entry_of", "find_commit", "read_history", "tiers_of"]
@@ -33,12 +33,12 @@ class TierFigures(Spec):
 
     size_bytes: Annotated[int, Field(ge=0)]
     sha256: str = ""
-    accuracy: float | None = None
-    accuracy_low: float | None = None
-    accuracy_high: float | None = None
-    drop_points: float | None = None
-    latency_ms: float | None = None
-    speedup: float | None = None
+    accuracy: Figure | None = None
+    accuracy_low: Figure | None = None
+    accuracy_high: Figure | None = None
+    drop_points: Figure | None = None
+    latency_ms: Figure | None = None
+    speedup: Figure | None = None
     macs: int | None = None
     params: int | None = None
     ram_bytes: int | None = None

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from example_report import example_report
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from terminal import CONTROL, on_terminal, screen_lines
 
-from edgeopt.cli.console import TerminalProgress, bar, quietly, sparkline
+from edgeopt.cli.console import TerminalProgress, bar, console, hanging, quietly, sparkline
 from edgeopt.cli.summary import summarize
 
 ROOT = Path(__file__).parents[2]
@@ -177,3 +179,24 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> N
     assert "Traceback" not in shown
     assert "stopped 2/4 train" in CONTROL.sub("", shown)
     assert "goes on" in edgeopt("run", str(tmp_path / "r.yaml"), "--dry-run", "--out", str(tmp_path / "out/r")).stdout
+
+
+def test_control_characters_in_a_strangers_names_do_not_reach_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("x\x1b[2J")
+    table.add_row(Text("\x1b]0;title\x07"), "\x9b31m")
+    console().print(table)
+    shown = capsys.readouterr().out
+    assert "[2J" in shown
+    assert not [mark for mark in shown if mark != "\n" and (mark < " " or "\x7f" <= mark <= "\x9f")]
+
+
+def test_a_sentence_hangs_below_where_it_begins() -> None:
+    words = "0.28 pt (95 % sure of at most 1.24 pt, 360 images), allowed at most 1.00 pt"
+    lines = hanging(Text("FAIL  mcu  drop  "), words, 60).plain.split("\n")
+    assert lines[0].startswith("FAIL  mcu  drop  0.28 pt")
+    assert all(line.startswith(" " * 17) and line[17] != " " for line in lines[1:])
+    assert max(map(len, lines)) <= 60
+    assert " ".join(line[17:] for line in lines) == words
+    narrow = hanging(Text("FAIL  mcu  drop  "), words, 40).plain.split("\n")
+    assert narrow[0].strip() == "FAIL  mcu  drop"
+    assert all(line.startswith(" " * 6) and line[6] != " " for line in narrow[1:])

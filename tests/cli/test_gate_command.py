@@ -261,3 +261,15 @@ def processor_seconds() -> float:
     """Of finished child processes; unlike wall time, it does not count what else the machine does."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def test_a_verdict_is_one_line_in_a_pipe_and_wraps_where_columns_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    whole = gate(folder, "--max-drop", "mcu=1pt", "--report-only").stdout
+    assert all(line[:4] in ("pass", "FAIL") for line in whole.splitlines())
+    monkeypatch.setenv("COLUMNS", "60")
+    wrapped = gate(folder, "--max-drop", "mcu=1pt", "--report-only").stdout
+    assert max(map(len, wrapped.splitlines())) <= 60
+    assert wrapped.split() == whole.split()

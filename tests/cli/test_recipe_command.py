@@ -97,3 +97,13 @@ def test_merged_shows_what_is_read(tmp_path: Path) -> None:
     again = load_recipe(tmp_path / "again.yaml")
     assert again.stages == load_recipe(tmp_path / "mine.yaml", [("stages.train.fit.epochs", 3)]).stages
     assert "edgeopt:residual > train > distill" in recipe("check", tmp_path / "mine.yaml").stdout
+
+
+def test_a_new_recipe_quotes_what_yaml_would_misread(tmp_path: Path) -> None:
+    from edgeopt.starter import write_recipe
+
+    (tmp_path / "x: y#.onnx").touch()
+    model = str(tmp_path / "x: y#.onnx")
+    text = write_recipe(tmp_path / "new.yaml", model, "digits", ["mcu"], "int8")
+    (tmp_path / "new.yaml").write_text(text)
+    assert load_recipe(tmp_path / "new.yaml").model.source == model

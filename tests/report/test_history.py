@@ -133,3 +133,11 @@ def test_the_terminal_shows_the_newest_in_80_columns() -> None:
     assert "the newest 20 of 30" in text
     assert text.count("mcu") == 20
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("figure", ["NaN", "Infinity", "1e400"])
+def test_a_figure_that_is_no_number_is_refused(tmp_path: Path, figure: str) -> None:
+    line = f'{{"version":1,"time":"x","name":"x","ok":true,"tiers":{{"m":{{"size_bytes":1,"accuracy":{figure}}}}}}}\n'
+    (tmp_path / "history.jsonl").write_text(line)
+    with pytest.raises(UsageError, match=r"history\.jsonl:1: tiers\.m\.accuracy"):
+        read_history(tmp_path / "history.jsonl")
