@@ -237,7 +237,8 @@ def test_ctrl_c_says_how_to_go_on_and_only_where_that_is_true(
     monkeypatch.setattr("edgeopt.pipeline.run", stop)
     monkeypatch.setattr("edgeopt.model.load.read_onnx", stop)
     assert "the same command goes on" in sentence(edgeopt("export", net, "--out", tmp_path / "out"), 130)
-    assert sentence(edgeopt("measure", net), 130) == "edgeopt: stopped"
+    said = sentence(edgeopt("measure", net), 130)
+    assert said == "edgeopt: stopped; nothing was written, the same command starts again"
 
 
 def test_measure_names_the_model_that_the_images_do_not_fit(tmp_path: Path, net: Path) -> None:

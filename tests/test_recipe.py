@@ -201,7 +201,7 @@ def test_recipes_do_not_extend_one_another_without_end(tmp_path: Path) -> None:
         ("stages.3.samples", 1, "there is no entry '3'; stages has 0 quantize"),
         ("stages.0.sampels", 1, r"--set stages.0.sampels stages\[0\].sampels: .*did you mean 'samples'"),
         ("tiers.0.x", 1, "tiers.0. is 'mcu', which has no key 'x'"),
-        ("seed", -1, "--set seed seed: -1 should be"),
+        ("seed", -1, "--set seed: -1 should be"),
         ("sede", 1, "did you mean 'seed'"),
     ],
 )

@@ -95,7 +95,7 @@ def _next_steps(report: Report, folder: Path) -> list[Text]:
     for row in report.tiers:
         model = folder / row.path
         if row.tier != "any" and any(model.parent.glob("*.c")):
-            steps.append(("C code", f"{model.parent}/   check it: edgeopt verify {shlex.quote(str(model))}"))
+            steps.append(("C code", f"edgeopt verify {shlex.quote(str(model))}"))
             break
     steps.append(("gate", f"edgeopt gate {place}{limits}"))
     return [Text.assemble((f"{name:<8}", "dim"), words) for name, words in steps]

@@ -175,9 +175,10 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> N
     )
     code, shown = on_terminal("run", "r.yaml", cwd=tmp_path, interrupt_at="loss")
     assert code == 130
-    assert "the same command goes on from the last finished stage or epoch" in CONTROL.sub("", shown)
+    words = " ".join(CONTROL.sub("", shown).split())
+    assert "the same command goes on from the last finished stage or epoch" in words
     assert "Traceback" not in shown
-    assert "stopped 2/4 train" in CONTROL.sub("", shown)
+    assert "2/4 train" in words
     assert "goes on" in edgeopt("run", str(tmp_path / "r.yaml"), "--dry-run", "--out", str(tmp_path / "out/r")).stdout
 
 
