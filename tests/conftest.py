@@ -11,6 +11,14 @@ from collections.abc import Callable
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a test that cares for the width of a screen says so; pytest-xdist sets this in its workers
+os.environ.pop("COLUMNS", None)
+
+
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+
 
 NOTES = pytest.StashKey[list[str]]()
 

@@ -29,7 +29,7 @@ def on_terminal(
     interrupt_at: str = "",
     timeout: float = 240,
 ) -> tuple[int, str]:
-    """Exit code and everything shown. `answers` is typed at once; Ctrl-C is sent when `interrupt_at` has appeared."""
+    """Exit code and everything shown. `answers` is typed at once; Ctrl-C is sent when `interrupt_at` (a pattern) matches."""
     own, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")}
@@ -51,7 +51,8 @@ def on_terminal(
                 shown += os.read(own, 65536)
             except OSError:  # the other end is closed
                 break
-        if interrupt_at and not interrupted and interrupt_at in CONTROL.sub("", shown.decode(errors="replace")):
+        seen = CONTROL.sub("", shown.decode(errors="replace"))
+        if interrupt_at and not interrupted and re.search(interrupt_at, seen):
             interrupted = True
             os.killpg(child.pid, signal.SIGINT)
     child.wait(timeout=30)
