@@ -29,7 +29,7 @@ def on_terminal(
     interrupt_at: str = "",
     timeout: float = 240,
 ) -> tuple[int, str]:
-    """Exit code and everything shown. `answers` is typed at once; Ctrl-C is sent when `interrupt_at` (a pattern) matches."""
+    """Exit code and all output. `answers` is typed at once; Ctrl-C is sent when the pattern `interrupt_at` is seen."""
     own, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")}
