@@ -155,13 +155,14 @@ def _counterparts(built: Built, layers: Sequence[Rounding]) -> list[str]:
     names = []
     for rounding in layers:
         point = read.get(rounding.result)
-        if point is None:
-            value = nodes[rounding.name].outputs[0]
-        elif point.graph_output:
+        uses = [use for use in point.uses if use[0] in nodes] if point is not None else []  # others are in subgraphs
+        if point is not None and point.graph_output:
             value = next(output for output in built.model.graph.graph.outputs if output.name == rounding.result)
-        else:
-            name, index = point.uses[0]
+        elif uses:
+            name, index = uses[0]
             value = nodes[name].inputs[index]  # type: ignore[assignment]
+        else:
+            value = nodes[rounding.name].outputs[0]
         names.append(value.name or "")
     return names
 
