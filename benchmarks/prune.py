@@ -257,8 +257,10 @@ def section(rows: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
 
 
 EXPLAINED = [
-    "Weights are random (seed 0), BatchNormalization statistics come from four smooth made-up images. Half of every",
-    "group of channels leaves by L2 norm (local ratio 0.5); the outputs of the model stay.",
+    "Weights are random (seed 0), BatchNormalization statistics come from four made-up images. In timm's networks what",
+    "starts constant (layer scales, skip gains, last norms of a block) is random too, so that the check sees what is",
+    "behind it; they are chosen by a rule (prune_timm.py), not by the result. Half of every group of channels leaves",
+    "by L2 norm (local ratio 0.5); the outputs of the model stay.",
     "",
     "- *taken*: something was pruned, the pruned model runs, its outputs keep their shapes, and the masked-equivalence",
     "  check passes. torch-pruning has no such check; for it *taken* is the rest.",

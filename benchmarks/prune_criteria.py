@@ -3,7 +3,7 @@
 
     python benchmarks/prune_criteria.py models/cifar10/resnet8.onnx --data torchvision:CIFAR10
 
-One pruning for each criterion and target, the same share of every group, without regard to what widths kernels like.
+One pruning for each criterion and target, one threshold for all groups, without regard to what widths kernels like.
 """
 
 from __future__ import annotations

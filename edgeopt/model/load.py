@@ -128,14 +128,34 @@ def tidy(model: Model) -> Model:
 
 def check_finite(model: Model, where: str) -> Model:
     """The model, unless a weight is NaN or infinite: then a UsageError that names it."""
+    values = model.graph.graph.initializers
     for name, array in model.weights().items():
-        if array.dtype.kind == "f" and (bad := int(array.size - np.isfinite(array).sum())):
+        bad = int(array.size - np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
+        if bad and not _is_meant(values[name], array):
             raise UsageError(
                 f"weight {name!r} has {bad} of {array.size} values that are NaN or infinite",
                 where=where,
                 fix="training diverged or the file is damaged: take an earlier checkpoint",
             )
     return model
+
+
+FILLERS = frozenset({"Clip", "Expand", "Max", "Min", "Pad", "Where"})
+"""Operators that may be handed an infinity for "nothing" or "no bound"; a weight is multiplied or added."""
+
+
+def _is_meant(value: ir.Value, array: np.ndarray) -> bool:
+    """Whether infinities are constants of the computation rather than a weight gone wrong.
+
+    They are where only `FILLERS` read them, and in attention masks: zeros and -inf and nothing else.
+    """
+    if np.isnan(array).any():
+        return False
+    uses = list(value.uses())
+    if uses and all(use.node.op_type in FILLERS for use in uses):
+        return True
+    finite = array[np.isfinite(array)]
+    return bool(finite.size) and not finite.any() and not np.isposinf(array).any()
 
 
 def _check_external(proto: onnx.ModelProto, path: Path) -> None:

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from edgeopt.errors import StageFailed
-from edgeopt.model.child import model_name, run_native
+from edgeopt.model.child import SECONDS, model_name, run_native
 from edgeopt.model.external import without_weights
 from edgeopt.model.model import Model
 from edgeopt.model.passes.edit import add_constant, constant_of, replace_node
@@ -17,12 +17,12 @@ from edgeopt.model.passes.edit import add_constant, constant_of, replace_node
 __all__ = ["infer_shapes", "measure_shapes", "set_batch", "set_sizes", "static_shape"]
 
 
-def infer_shapes(model: Model, batch: int | None = 1) -> Model:
+def infer_shapes(model: Model, batch: int | None = 1, *, seconds: float = SECONDS) -> Model:
     """A new model in which every value has the shape and dtype that can be inferred.
 
     `batch` replaces the dynamic first dim of every input, and the same symbol elsewhere; None keeps it
     dynamic. Other dynamic dims stay. Shapes that the file claimed for inner values are inferred anew.
-    Raises StageFailed when onnx.shape_inference refuses the graph or crashes on it.
+    Raises NativeFailed when onnx.shape_inference refuses the graph, crashes on it or takes over `seconds`.
     """
     shaped = model.copy()
     if batch is not None:
@@ -32,7 +32,8 @@ def infer_shapes(model: Model, batch: int | None = 1) -> Model:
         value.shape = None
     skeleton, _ = without_weights(shaped)
     _spell_out_flattening(skeleton.graph)
-    answer = ir.from_proto(onnx.load_from_string(run_native("infer_shapes", skeleton, name=model_name(model))))
+    content = run_native("infer_shapes", skeleton, name=model_name(model), seconds=seconds)
+    answer = ir.from_proto(onnx.load_from_string(content))
     inferred = {value.name: value for value in _inner_values(answer)}
     for value in _inner_values(shaped.graph):
         found = inferred.get(value.name)

@@ -87,7 +87,7 @@ class _Attempt:
         """The groups that fail: those the surgery names, those at the node where it shows, else found by halving."""
         pruned = [group for group in self.plan.groups if not kept[group.units].all()]
         if isinstance(failure, CannotRemove):
-            return [group for group in pruned if np.isin(group.units, failure.units).any()] or pruned
+            return [group for group in pruned if np.isin(group.units, failure.units).any()] or self._halve(pruned, kept)
         suspects = self._at(pruned, failure.value)
         if suspects and not self._passes(suspects, kept):
             return self._halve(suspects, kept)

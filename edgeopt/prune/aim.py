@@ -1,8 +1,8 @@
 """Reach a target: choose what stays by estimates, measure what comes out, correct the estimates, choose again.
 
 Parameters and MACs are counted, so that one choice is enough. What a file weighs, what RAM it wants and how long it
-takes are measured on the pruned model itself: the file is made as the run will make it, the latency is timed in turns
-with the original's. An estimate is taken to err by the same factor in what it saves, at every width.
+takes are measured on the pruned model itself (see `Quantities`). An estimate is taken to err by the same factor in what
+it saves, at every width.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from edgeopt.errors import StageFailed
-from edgeopt.measure import Latency
 from edgeopt.model import Model
 from edgeopt.model.profile import profile
 from edgeopt.prune.choose import Rule, Unreachable, choose
@@ -24,7 +22,8 @@ from edgeopt.prune.cost import Cost
 from edgeopt.prune.groups import Plan
 from edgeopt.prune.latency import Key, Table
 from edgeopt.prune.narrow import losses_of, narrow
-from edgeopt.prune.stopwatch import THREADS, Stopwatch
+from edgeopt.prune.quantities import Quantities
+from edgeopt.prune.stopwatch import Stopwatch
 from edgeopt.prune.surgery import CannotRemove, remove
 from edgeopt.prune.target import Target, format_amount, format_change
 from edgeopt.stage import Context
@@ -39,7 +38,6 @@ FURTHER = 0.985
 """Of an estimate whose measurement was beyond the limit: the next one is no larger than this."""
 MARGIN = {"size": 0.002}
 """What training may still change in a file: how many bytes numbers take."""
-FILES = ("size", "ram")
 
 
 class Aim:
@@ -59,20 +57,20 @@ class Aim:
         seconds: float = 60.0,
         stopwatch: Stopwatch | None = None,
     ) -> None:
-        self._original = original
         self._target = target
         self._context = context
         self._rule: Rule = rule
         self._multiple = multiple
         self._seconds = seconds
         self._stopwatch = stopwatch or Stopwatch(context.data)
+        self._quantities = Quantities(original, target, context, self._stopwatch)
         self._timings: dict[Key, float] = {}
         self._facts: dict[str, Any] = {}
 
-    @cached_property
-    def _before(self) -> dict[str, float]:
-        """What the original costs."""
-        return self._measure(self._original)
+    @property
+    def before(self) -> Mapping[str, float]:
+        """What the original costs: `params`, `macs` and what the target is about."""
+        return self._quantities.before
 
     def choose(self, model: Model, plan: Plan, scores: Sequence[np.ndarray], share: float = 1.0) -> np.ndarray:
         """bool [units of plan]: what stays of `model`, the original or an earlier step from it.
@@ -80,9 +78,9 @@ class Aim:
         `share`: how far on the way to the target, 0 to 1. Raises StageFailed with how far it gets where the target
         cannot be reached.
         """
-        limits = self._target.limits(self._before, share)
+        limits = self._target.limits(self.before, share)
         limits = {name: limit * (1 - MARGIN.get(name, 0.0)) for name, limit in limits.items()}
-        now = self._before if model is self._original else self._measure(model)
+        now = self._quantities.of(model)
         pick = self._picker(model, plan, scores, now)
         allowed = {name: limit / now[name] for name, limit in limits.items()}
         if not set(limits) & set(CLOSE):
@@ -104,8 +102,6 @@ class Aim:
     def facts(self) -> dict[str, Any]:
         """What was measured of the original and of the last choice, units in the names."""
         return dict(self._facts)
-
-    # ---- choosing
 
     def _picker(self, model: Model, plan: Plan, scores: Sequence[np.ndarray], now: Mapping[str, float]) -> _Picker:
         if "latency" not in self._target.wanted:
@@ -141,12 +137,12 @@ class Aim:
                 wanted = {name: limit * FURTHER for name, limit in wanted.items()}
                 continue
             try:
-                found = tried[kept.tobytes()] = self._measure(remove(step.model, step.plan, kept)[0])
+                found = tried[kept.tobytes()] = self._quantities.of(remove(step.model, step.plan, kept)[0])
             except CannotRemove:
                 return kept  # whoever asked will find out and ask again
             if step.reached(found) and (best is None or step.value(kept) > step.value(best)):
                 best = kept
-                self._note(found)
+                self._facts |= self._quantities.facts(found)
                 if step.is_close(found):
                     break
             estimated = pick.cost.fractions(kept, wanted)
@@ -157,51 +153,6 @@ class Aim:
             last = min(tried.values(), key=step.excess)
             raise self._refuse(step.model, step.plan, kept, step.limits, last)
         return best
-
-    # ---- measuring
-
-    def _measure(self, model: Model) -> dict[str, float]:
-        """What the model costs, in the quantities of the target."""
-        wanted, found = set(self._target.wanted), dict[str, float]()
-        if wanted & {"params", "macs"}:
-            costs = profile(model)
-            found |= {"params": costs.params, "macs": costs.macs}
-        if wanted & set(FILES):
-            found |= self._measure_file(model)
-        if "latency" in wanted:
-            found["latency"] = self._measure_latency(model)
-        return found
-
-    def _measure_file(self, model: Model) -> dict[str, float]:
-        """Of the file that the run ships; the model's own where there is no run."""
-        if self._context.artifact is None:
-            return {"size": model.size_bytes, "ram": profile(model).peak_ram_bytes}
-        made = self._context.artifact(model)
-        planned = made.facts.get("c_code")
-        ram = max(planned["arena_bytes"].values()) if planned else profile(made.model).peak_ram_bytes
-        return {"size": made.facts["size_bytes"], "ram": ram}
-
-    def _measure_latency(self, model: Model) -> float:
-        """Milliseconds; in turns with the original, by whose first timing a relative target is meant."""
-        if model is self._original:
-            self._first = self._stopwatch.whole({"before": model})["before"]
-            return self._first.median_ms
-        times = self._stopwatch.whole({"before": self._original, "after": model})
-        self._timed = times
-        if self._target.wanted["latency"] > 0:
-            return times["after"].median_ms
-        return times["after"].median_ms / times["before"].median_ms * self._first.median_ms
-
-    def _note(self, found: Mapping[str, float]) -> None:
-        """Remember what was measured of the choice."""
-        if "size" in self._target.wanted:
-            self._facts |= {"file_bytes_before": self._before["size"], "file_bytes_after": found["size"]}
-        if "ram" in self._target.wanted:
-            self._facts |= {"ram_bytes_before": self._before["ram"], "ram_bytes_after": found["ram"]}
-        if "latency" in self._target.wanted:
-            before, after = self._timed["before"], self._timed["after"]
-            share = {"latency_share": round(after.median_ms / before.median_ms, 4), "threads": THREADS}
-            self._facts |= _spread("before", before) | _spread("after", after) | share
 
     def _refuse(
         self,
@@ -225,7 +176,7 @@ class Aim:
         )
 
     def _reached(self, name: str, amount: float) -> str:
-        change = format_change(round(amount / self._before[name] - 1, 4))
+        change = format_change(round(amount / self.before[name] - 1, 4))
         return f"{name}={format_amount(name, amount)} ({change})"
 
 
@@ -318,12 +269,3 @@ class _Bracket:
             asked = min(asked, FURTHER * estimated)
         inside = self.reached < asked < self.missed or self.reached >= self.missed
         return float(np.clip(asked if inside else (self.reached + self.missed) / 2, 0.0, 1.0))
-
-
-def _spread(when: str, latency: Latency) -> dict[str, float]:
-    """Median with the 10th and 90th percentile, milliseconds."""
-    return {
-        f"latency_{when}_ms": round(latency.median_ms, 4),
-        f"latency_{when}_low_ms": round(latency.low_ms, 4),
-        f"latency_{when}_high_ms": round(latency.high_ms, 4),
-    }

@@ -66,7 +66,7 @@ def kept_units(plan: Plan, scores: Sequence[np.ndarray], counts: Sequence[int]) 
     kept = plan.everything()
     for group, score, count in zip(plan.groups, scores, counts, strict=True):
         kept[group.units[np.argsort(score, kind="stable")[: len(group) - count]]] = False
-    return _leave_one(kept, _lines(plan), _importance(plan, scores))
+    return _leave_one(kept, plan.lines, _importance(plan, scores))
 
 
 def step_of(group: Group, multiple: int) -> int:
@@ -158,28 +158,23 @@ def _local(groups: Sequence[Group], scores: Sequence[np.ndarray], ratio: float) 
 
 
 def _global(groups: Sequence[Group], scores: Sequence[np.ndarray], ratio: float) -> list[int]:
-    """Units to keep: those above one threshold for all groups, a tenth of each at least."""
-    everything = np.sort(np.concatenate([np.zeros(0), *scores]))
-    position = min(int(ratio * len(everything)), len(everything) - 1)
-    threshold = everything[position] if len(everything) else 0.0
+    """Units to keep: those that score best whatever group they are in, a tenth of each at least.
+
+    Of equal scores the same share leaves every group.
+    """
+    everything = np.concatenate([np.zeros(0), *scores])
+    ranks = [score.argsort(kind="stable").argsort() / len(score) for score in scores]
+    order = np.lexsort((np.concatenate([np.zeros(0), *ranks]), everything))
+    stays = np.ones(len(everything), bool)
+    stays[order[: min(int(ratio * len(everything)), len(everything) - 1)]] = False
+    ends = np.cumsum([len(score) for score in scores])
     return [
-        max(int((score >= threshold).sum()), math.ceil(LEAST * len(group)))
-        for group, score in zip(groups, scores, strict=True)
+        max(int(stays[end - len(group) : end].sum()), math.ceil(LEAST * len(group)))
+        for group, end in zip(groups, ends, strict=True)
     ]
 
 
-def _lines(plan: Plan) -> list[np.ndarray]:
-    """The units along each dim that could be emptied, each set once."""
-    found: dict[bytes, np.ndarray] = {}
-    for blocks in plan.trace.labels.values():
-        for block in blocks:
-            units = np.unique(plan.unit_of[block.ids])
-            if units[0] >= 0:
-                found.setdefault(units.tobytes(), units)
-    return list(found.values())
-
-
-def _leave_one(kept: np.ndarray, lines: list[np.ndarray], importance: np.ndarray) -> np.ndarray:
+def _leave_one(kept: np.ndarray, lines: Sequence[np.ndarray], importance: np.ndarray) -> np.ndarray:
     """No dim may lose everything: its best unit stays."""
     for units in lines:
         if not kept[units].any():

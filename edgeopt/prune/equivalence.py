@@ -81,7 +81,10 @@ def compare(model: Model, pruned: Model, plan: Plan, kept: np.ndarray, seed: int
     A model of any batch has to pass for another batch than the traced one too: a shape that was rewritten to a number
     may have the batch in it.
     """
-    masked, inner = mask(model, plan, kept), _inner(pruned, plan)
+    try:
+        masked, inner = mask(model, plan, kept), _inner(pruned, plan)
+    except Exception as error:  # whatever a malformed or unusual node makes numpy or Python raise
+        return Difference(np.inf, "", f"cannot be masked ({type(error).__name__}: {' '.join(str(error).split())[:80]})")
     fixed = all(isinstance(info.shape[0], int) for info in model.inputs if info.shape)
     difference = Difference(np.inf, "")
     for number in range(INPUTS):

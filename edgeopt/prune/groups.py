@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -65,6 +66,17 @@ class Plan:
     def everything(self) -> np.ndarray:
         """bool [units]: all kept. Masks are cleared where a unit leaves."""
         return np.ones(self.count, bool)
+
+    @cached_property
+    def lines(self) -> tuple[np.ndarray, ...]:
+        """The units along each dim that could be emptied, each set once."""
+        found: dict[bytes, np.ndarray] = {}
+        for blocks in self.trace.labels.values():
+            for block in blocks:
+                units = np.unique(self.unit_of[block.ids])
+                if units[0] >= 0:
+                    found.setdefault(units.tobytes(), units)
+        return tuple(found.values())
 
     def mask(self, ids: np.ndarray, kept: np.ndarray) -> np.ndarray:
         """Which elements of a label array stay."""

@@ -129,7 +129,7 @@ class Prune(Stage):
                 f"fine-tuning was stopped by Ctrl-C after {done} of {self._epochs(number)} epochs: going on with the "
                 "best so far; the same command goes on training"
             )
-        facts = self._facts(model, step)
+        facts = _facts(step)
         facts |= {"epochs": len(history), "history": history} if self.finetune is not None else {}
         facts |= {"stopped_by": "ctrl_c" if stopped else None, "seconds": time.perf_counter() - began}
         return StageResult(pruned, facts, {"pruned.json": json.dumps(step.record)}, unfinished=stopped)
@@ -167,7 +167,7 @@ class Prune(Stage):
             "measured": aim.facts(),
             "criterion": criterion.kind,
             "correction": corrected.facts or None,
-            **(_layout(plan) if not before.record else {}),
+            **({} if before.record else {"before": dict(aim.before), **_layout(plan)}),
             **weighed[len(proven.plan.groups)].facts,
         }
         return Narrowed(corrected.model, compose(before.record, entries), (*before.facts, facts), before.history)
@@ -217,29 +217,29 @@ class Prune(Stage):
         settings = self.model_dump(mode="json")
         return digest([__version__, model.fingerprint(), settings, data, context.seed, context.width_multiple])
 
-    def _facts(self, model: Model, step: Narrowed) -> dict[str, Any]:
-        """What was done, JSON-ready."""
-        before, after = profile(model), profile(step.model)
-        refused = {name: reason for facts in step.facts for name, reason in facts["refused"].items()}
-        first, last = step.facts[0], step.facts[-1]
-        return {
-            "params_before": before.params,
-            "params_after": after.params,
-            "macs_before": before.macs,
-            "macs_after": after.macs,
-            "groups": [_width(entry, step.record) for entry in first["groups"]],
-            "pinned": [*first["pinned"], *({"reason": reason, "weights": [name]} for name, reason in refused.items())],
-            "unknown_operators": first["unknown_operators"],
-            "check": {
-                "max_relative_difference": max(facts["max_relative_difference"] for facts in step.facts),
-                "tolerance": TOLERANCE,
-            },
-            "prune_seconds": sum(facts["prune_seconds"] for facts in step.facts),
-            **last["measured"],
-            "correction": last["correction"],
-            "steps": [{name: facts[name] for name in ("share", "params", "macs")} for facts in step.facts],
-            **{name: last[name] for name in ("sensitivity", "sensitivity_measured_on") if name in last},
-        }
+
+def _facts(step: Narrowed) -> dict[str, Any]:
+    """What was done, JSON-ready."""
+    refused = {name: reason for facts in step.facts for name, reason in facts["refused"].items()}
+    first, last = step.facts[0], step.facts[-1]
+    return {
+        "params_before": first["before"]["params"],
+        "params_after": last["params"],
+        "macs_before": first["before"]["macs"],
+        "macs_after": last["macs"],
+        "groups": [_width(entry, step.record) for entry in first["groups"]],
+        "pinned": [*first["pinned"], *({"reason": reason, "weights": [name]} for name, reason in refused.items())],
+        "unknown_operators": first["unknown_operators"],
+        "check": {
+            "max_relative_difference": max(facts["max_relative_difference"] for facts in step.facts),
+            "tolerance": TOLERANCE,
+        },
+        "prune_seconds": sum(facts["prune_seconds"] for facts in step.facts),
+        **last["measured"],
+        "correction": last["correction"],
+        "steps": [{name: facts[name] for name in ("share", "params", "macs")} for facts in step.facts],
+        **{name: last[name] for name in ("sensitivity", "sensitivity_measured_on") if name in last},
+    }
 
 
 def _layout(plan: Plan) -> dict[str, Any]:

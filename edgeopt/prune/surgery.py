@@ -73,12 +73,23 @@ class Cut:
 def remove(model: Model, plan: Plan, kept: np.ndarray) -> tuple[Model, list[dict[str, object]]]:
     """A new model without the units whose `kept` is False, and the record of it.
 
-    The record is a list of {"name", "axis", "kept"} over the initializers of `model`. Raises CannotRemove.
+    The record is a list of {"name", "axis", "kept"} over the initializers of `model`. Raises CannotRemove, without
+    units where what failed does not say which ones are to blame.
     """
+    pruned = model.copy()
+    try:
+        return pruned, _cut_out(Cut(pruned.graph.graph, plan, kept))
+    except CannotRemove:
+        raise
+    except Exception as error:  # whatever a malformed or unusual node makes numpy or Python raise
+        reason = f"cannot be taken out ({type(error).__name__}: {' '.join(str(error).split())[:80]})"
+        raise CannotRemove(np.zeros(0, np.int64), reason) from error
+
+
+def _cut_out(cut: Cut) -> list[dict[str, object]]:
+    """Rewrite the nodes and gather the weights, in place; the record."""
     from edgeopt.prune.rewrite import REWRITES
 
-    pruned = model.copy()
-    cut = Cut(pruned.graph.graph, plan, kept)
     nodes = list(cut.graph)
     gather_ragged(cut)
     for node in nodes:
@@ -90,7 +101,7 @@ def remove(model: Model, plan: Plan, kept: np.ndarray) -> tuple[Model, list[dict
     _shorten_shapes(cut)
     record = _gather_weights(cut)
     _drop_unused(cut.graph)
-    return pruned, record
+    return record
 
 
 def _gather_weights(cut: Cut) -> list[dict[str, object]]:

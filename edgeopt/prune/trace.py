@@ -8,7 +8,7 @@ reaches them: an unknown operator costs coverage, never correctness.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from edgeopt.errors import StageFailed
 from edgeopt.model import Model
+from edgeopt.model.child import NativeFailed
 from edgeopt.model.shapes import infer_shapes, measure_shapes, static_shape
 from edgeopt.prune.labels import Block, Blocks
 from edgeopt.prune.ties import FIXED, Ties
@@ -43,7 +44,7 @@ class Trace:
     produces: frozenset[tuple[str, int]]
     """(initializer, axis) pairs whose slices each compute one output channel."""
     unknown: Mapping[str, str]
-    """Nodes without a rule that pinned something -> their operator."""
+    """Nodes without a rule that pinned something -> their operator, and how its rule failed if it has one."""
     open_dims: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Result of a Reshape to a computed shape -> its dims whose length follows the batch."""
 
@@ -110,10 +111,16 @@ class Tracer:
     # ---- writing
 
     def write(self, value: ir.Value, blocks: Iterable[Block]) -> None:
-        """Set the labels of a node's output; dims of length one and dims that are fixed throughout drop out."""
-        kept = tuple(block for block in blocks if block.ids.size > 1 and block.ids.any())
-        if kept:
-            self._blocks[value.name or ""] = kept
+        """Set the labels of a node's output.
+
+        Dims that are fixed throughout drop out, and so do those of length one, whose only slice stays: nothing can be
+        left empty.
+        """
+        given = list(blocks)
+        for block in given:
+            if block.ids.size == 1:
+                self.ties.pin(block.ids, f"is all that {value.name} has")
+        self._blocks[value.name or ""] = tuple(block for block in given if block.ids.size > 1 and block.ids.any())
 
     def fix(self, value: ir.Value, dims: Iterable[int], reason: str) -> None:
         """These dims keep their length: a joint block is tied along them, a block that has no other dim is pinned."""
@@ -156,11 +163,7 @@ class Tracer:
     def check_time(self, node: ir.Node) -> None:
         """Raises StageFailed when the trace has used up its time."""
         if time.monotonic() > self._deadline:
-            raise StageFailed(
-                "following the channels through the graph takes too long",
-                where=f"node {node.name!r} ({node.op_type})",
-                fix="raise `time_limit` of the prune stage",
-            )
+            raise _too_slow(f"node {node.name!r} ({node.op_type})")
 
     def finish(self) -> Trace:
         labels = dict(self._blocks)
@@ -214,34 +217,60 @@ def trace(model: Model, time_limit: float = 60.0) -> Trace:
     """Propagate labels through the graph, `time_limit` seconds at most. Raises StageFailed."""
     from edgeopt.prune.rules import RULES
 
-    graph = _with_shapes(model, BATCH)
-    tracer = Tracer(graph, time.monotonic() + time_limit)
+    deadline = time.monotonic() + time_limit
+    graph = _with_shapes(model, BATCH, deadline)
+    tracer = Tracer(graph, deadline)
     for node in graph:
         tracer.check_time(node)
-        rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if rule is None or not rule(node, tracer):
-            _pin_node(node, tracer)
+        uncovered = _uncovered(RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None, node, tracer)
+        if uncovered:
+            _pin_node(node, tracer, uncovered)
         tracer.note_computed(node)
     for value in graph.outputs:
         tracer.pin(value, "is an output of the model")
-    return replace(tracer.finish(), open_dims=_open_dims(model, graph))
+    return replace(tracer.finish(), open_dims=_open_dims(model, graph, deadline))
 
 
-def _with_shapes(model: Model, batch: int) -> ir.Graph:
+def _with_shapes(model: Model, batch: int, deadline: float) -> ir.Graph:
     """A copy of the graph with shapes for this batch; what inference leaves open is measured by running it."""
-    shaped = infer_shapes(model, batch)
+    try:
+        shaped = infer_shapes(model, batch, seconds=max(deadline - time.monotonic(), 0.01))
+    except NativeFailed as error:
+        if error.reason == "hang":
+            raise _too_slow(f"shape inference of {error.where}") from error
+        raise
     if any(static_shape(value) is None for node in shaped.graph.graph for value in node.outputs):
         shaped = measure_shapes(shaped)
     return shaped.graph.graph
 
 
-def _open_dims(model: Model, graph: ir.Graph) -> dict[str, frozenset[int]]:
+def _uncovered(rule: Callable[[ir.Node, Tracer], bool] | None, node: ir.Node, tracer: Tracer) -> str:
+    """How a message calls the operator of a node that no rule covers; empty when one does.
+
+    A rule that fails has met a form that nobody thought of: what it has united until then stays united, which couples
+    too much rather than too little.
+    """
+    try:
+        return "" if rule is not None and rule(node, tracer) else node.op_type
+    except Exception as error:  # whatever a malformed or unusual node makes numpy or Python raise
+        return f"{node.op_type} (its rule fails: {type(error).__name__}: {' '.join(str(error).split())[:80]})"
+
+
+def _too_slow(where: str) -> StageFailed:
+    return StageFailed(
+        "following the channels through the graph takes too long",
+        where=where,
+        fix="raise `time_limit` of the prune stage",
+    )
+
+
+def _open_dims(model: Model, graph: ir.Graph, deadline: float) -> dict[str, frozenset[int]]:
     """Which dims of results of computed shape follow the batch: those that differ for another one."""
     computed = {node.outputs[0].name: static_shape(node.outputs[0]) for node in graph if _is_computed(node)}
     if not computed or all(isinstance(dim, int) for info in model.inputs for dim in info.shape[:1]):
         return dict.fromkeys((name or "" for name, shape in computed.items() if shape is not None), frozenset())
     found = {}
-    for node in _with_shapes(model, BATCH + 1):
+    for node in _with_shapes(model, BATCH + 1, deadline):
         name = node.outputs[0].name
         before, after = computed.get(name), static_shape(node.outputs[0])
         if before is not None and after is not None and len(before) == len(after):
@@ -254,14 +283,16 @@ def _is_computed(node: ir.Node) -> bool:
     return node.op_type == "Reshape" and node.inputs[1] is not None and node.inputs[1].const_value is None
 
 
-def _pin_node(node: ir.Node, tracer: Tracer) -> None:
+def _pin_node(node: ir.Node, tracer: Tracer, operator: str) -> None:
     """Everything that reaches a node without a rule stays; what it computes is fixed."""
+    for output in node.outputs:
+        tracer.write(output, ())
     inner = [value for graph in _subgraphs(node) for value in _outer_values(graph)]
     touched = [value for value in [*node.inputs, *inner] if tracer.has_labels(value)]
     for value in touched:
-        tracer.pin(value, f"reaches {node.name!r}, whose operator {node.op_type} has no pruning rule")
+        tracer.pin(value, f"reaches {node.name!r}, whose operator {operator} has no pruning rule")
     if touched:
-        tracer.unknown[node.name or ""] = node.op_type
+        tracer.unknown[node.name or ""] = operator
 
 
 def _subgraphs(node: ir.Node) -> list[ir.Graph]:

@@ -158,6 +158,40 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> 
         read_onnx(path)
 
 
+def padded_and_masked(filler: float, masked: float) -> onnx.ModelProto:
+    """A maximum over an image padded with `filler`, and scores of which a mask hides some."""
+    graph = onnx.parser.parse_graph(
+        """test (float[N,1,2,2] x, float[N,2,2] s) => (float[N,1,2,2] y, float[N,2,2] p) {
+           padded = Pad(x, pads, filler) y = MaxPool<kernel_shape=[3,3]>(padded)
+           hidden = Add(s, mask) p = Softmax(hidden) }"""
+    )
+    arrays = {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "filler": np.array(filler, np.float32)}
+    arrays["mask"] = np.array([[0, masked], [0, 0]], np.float32)
+    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+
+
+def test_infinities_that_pad_and_mask_are_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(padded_and_masked(-np.inf, -np.inf).SerializeToString())
+    model = read_onnx(path)
+    assert np.isneginf(model.weights()["filler"])
+    feeds = {"x": np.zeros((1, 1, 2, 2), np.float32), "s": np.zeros((1, 2, 2), np.float32)}
+    y, p = run(open_session(model), feeds)
+    assert not y.any()
+    np.testing.assert_array_equal(p, [[[1, 0], [0.5, 0.5]]])
+
+
+@pytest.mark.parametrize(
+    ("filler", "masked", "named"), [(np.nan, 0, "filler"), (0, np.inf, "mask"), (0, np.nan, "mask")]
+)
+def test_what_no_padding_or_mask_holds_is_refused(tmp_path: Path, filler: float, masked: float, named: str) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(padded_and_masked(filler, masked).SerializeToString())
+    with pytest.raises(UsageError, match=f"weight '{named}' has 1 of"):
+        read_onnx(path)
+
+
 FACTORY = """
 import torch
 def net(width=4):

@@ -14,6 +14,7 @@ from edgeopt.data.spec import DataSpec
 from edgeopt.errors import UsageError
 from edgeopt.model import Model
 from edgeopt.model.load import load_model
+from edgeopt.model.profile import profile
 from edgeopt.model.runtime import open_session, run
 from edgeopt.prune.correct import LeastSquares, correct
 from edgeopt.prune.correct.sweep import Sweep
@@ -230,6 +231,47 @@ def test_images_are_asked_for_by_name(make: SimpleNamespace) -> None:
     model = make.build("a = Conv(x, c1) p = GlobalAveragePool(a) y = Flatten(p)", {"c1": (5, 3, 1, 1)})
     with pytest.raises(UsageError, match="correction"):
         correct(model, model.copy(), [], Context(), LeastSquares())
+
+
+def test_weights_before_a_batch_normalization_keep_their_length(make: SimpleNamespace) -> None:
+    """Training goes on from there with steps of the size that suited the original."""
+    model = make.build(
+        f"""a = Conv(x, c1) r = Relu(a) c = Conv(r, c2) b = {make.bn("c", "bn_2")} q = Relu(b)
+            p = GlobalAveragePool(q) f = Flatten(p) y = Gemm<transB=1>(f, head)""",
+        {"c1": (6, 3, 1, 1), "c2": (4, 6, 1, 1), "bn_2": 4, "head": (5, 4)},
+    )
+    pruned, record = without_units(make, model, c1=[0, 1])
+    result = correct(model, pruned, record, context_of(images(320)), LeastSquares(samples=256))
+    before, after = (each.weights()["c2"][:, :, 0, 0] for each in (pruned, result.model))
+    assert not np.allclose(before, after, rtol=0.05)
+    np.testing.assert_allclose(np.linalg.norm(before, axis=1), np.linalg.norm(after, axis=1), rtol=1e-5)
+    assert gap(model, result.model, images(32, seed=9)) < 0.5 * gap(model, pruned, images(32, seed=9))
+
+
+def test_a_layer_of_many_inputs_that_depend_on_one_another(make: SimpleNamespace) -> None:
+    """Beyond 1,024 inputs matrices are in float32: 1,200 channels of rank 3 are the worst that it can meet."""
+    model = make.build(
+        "a = Conv(x, c1) b = Conv(a, c2, c2_bias) p = GlobalAveragePool(b) f = Flatten(p) y = Gemm<transB=1>(f, head)",
+        {"c1": (1200, 3, 1, 1), "c2": (4, 1200, 1, 1), "c2_bias": 4, "head": (5, 4)},
+    )
+    pruned, record = without_units(make, model, c1=list(range(140)))
+    result = correct(model, pruned, record, context_of(images()), LeastSquares(samples=128, rows=4096))
+    fresh = images(32, seed=9)
+    assert gap(model, result.model, fresh) < 0.05 * gap(model, pruned, fresh)
+
+
+def test_wide_activations_are_looked_at_in_fewer_images(make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make.build(
+        "a = Conv(x, c1) b = Conv(a, c2, c2_bias) p = GlobalAveragePool(b) f = Flatten(p) y = Gemm<transB=1>(f, head)",
+        {"c1": (6, 3, 1, 1), "c2": (4, 6, 1, 1), "c2_bias": 4, "head": (5, 4)},
+    )
+    pruned, record = without_units(make, model, c1=[5])
+    peak = profile(model).peak_ram_bytes
+    for budget, images_used in ((100 * peak, 100), (peak, 64)):
+        monkeypatch.setattr("edgeopt.prune.batches.HELD_BYTES", budget)
+        facts = correct(model, pruned, record, context_of(images()), LeastSquares(samples=120)).facts
+        assert facts["samples"] == images_used
+        assert facts["layers_changed"] >= 1
 
 
 def test_a_trained_network_stays_usable_without_training(make: SimpleNamespace) -> None:

@@ -103,7 +103,7 @@ def test_a_broken_rule_is_refused_named_and_the_rest_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(RULES, operator, broken)
-    stage = Prune(target=Target(params="-15%"), finetune=None)
+    stage = Prune(target=Target(params="-40%"), finetune=None)
     result = stage.apply(residual, Context())
     refused = {name for entry in result.facts["pinned"] for name in entry["weights"]}
     assert spoiled & refused

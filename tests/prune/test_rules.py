@@ -94,10 +94,10 @@ CASES = {
         TOKENS,
     ),
     "scatter_nd": Case(
-        "h = MatMul(x, l1) t = Transpose<perm=[1,0,2]>(h) n = Add(t, shift) u = Gather(n, third) "
-        "s = ScatterND(t, first, u) st = Transpose<perm=[1,0,2]>(s) y = MatMul(st, l2)",
-        {"l1": (6, 8), "shift": (8,), "third": ints(2), "first": ints(0).reshape(1, 1), "l2": (8, 5)},
-        {"l1": (6, 4), "shift": (4,), "l2": (4, 5)},
+        "h = MatMul(x, l1) t = Transpose<perm=[1,0,2]>(h) n = MatMul(x, l3) nt = Transpose<perm=[1,0,2]>(n) "
+        "u = Gather(nt, third) s = ScatterND(t, first, u) st = Transpose<perm=[1,0,2]>(s) y = MatMul(st, l2)",
+        {"l1": (6, 8), "l3": (6, 8), "third": ints(2), "first": ints(0).reshape(1, 1), "l2": (8, 5)},
+        {"l1": (6, 4), "l3": (6, 4), "l2": (4, 5)},
         TOKENS,
     ),
     "cumulative sum of the tokens": Case(
@@ -135,6 +135,25 @@ CASES = {
         """h = MatMul(x, l1) y = Einsum<equation="...c,dc->...d">(h, l2)""",
         {"l1": (6, 8), "l2": (5, 8)},
         {"l1": (6, 4), "l2": (5, 4)},
+        TOKENS,
+    ),
+    "query, key and value of one channel each": Case(
+        """h = MatMul(x, l1) c = MatMul(h, qkv) q0 = Slice(c, zero, one, two) k0 = Slice(c, one, two, two)
+           v0 = Slice(c, two, three, two) k1 = Transpose<perm=[0,2,1]>(k0) s = MatMul(q0, k1) p = Softmax<axis=-1>(s)
+           v1 = Squeeze(v0, two) v = Unsqueeze(v1, two) m = MatMul(p, v) y = MatMul(m, l2)""",
+        {"l1": (6, 8), "qkv": (8, 3), "zero": ints(0), "one": ints(1), "two": ints(2), "three": ints(3), "l2": (1, 5)},
+        {"l1": (6, 4), "qkv": (4, 3), "l2": (1, 5)},
+        TOKENS,
+    ),
+    "heads that are turned by position": Case(
+        """h = MatMul(x, l1) r = Reshape(h, apart) q = Transpose<perm=[0,2,1,3]>(r) c = Mul(q, table)
+           even = Slice(q, zero, end, three, two) odd = Slice(q, one, end, three, two) n = Neg(odd)
+           n5 = Unsqueeze(n, four) e5 = Unsqueeze(even, four) p = Concat<axis=4>(n5, e5) t = Reshape(p, again)
+           s = Mul(t, other) o = Add(c, s) b = Transpose<perm=[0,2,1,3]>(o) m = Reshape(b, joined) y = MatMul(m, l2)""",
+        {"l1": (6, 24), "apart": ints(0, 0, 4, 6), "table": (4, 6), "other": (4, 6), "zero": ints(0), "one": ints(1)}
+        | {"end": ints(2**31), "three": ints(3), "two": ints(2), "four": ints(4), "again": ints(0, 4, 4, 6)}
+        | {"joined": ints(0, 0, 24), "l2": (24, 5)},
+        {"l1": (6, 12), "l2": (12, 5), "table": (4, 6)},
         TOKENS,
     ),
     "unit length along the channels": Case(

@@ -151,6 +151,7 @@ def test_the_record_of_all_steps_is_over_the_original_module(data: Data) -> None
     np.testing.assert_allclose(found, run(open_session(result.model), x)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "label", "steps"),
     [
@@ -173,6 +174,7 @@ def test_what_is_killed_goes_on_and_ends_the_same(
     assert_same(result, undisturbed)
 
 
+@pytest.mark.slow
 def test_steps_of_another_run_are_not_taken(network: Model, data: Data, tmp_path: Path) -> None:
     prune(ITERATIVE, network, Context(data=data, scratch=tmp_path))
     other = ITERATIVE | {"criterion": {"kind": "random"}}
@@ -196,6 +198,7 @@ def test_ctrl_c_in_the_last_training_hands_back_a_network_that_reaches_the_targe
     assert_same(later, prune(ONE_SHOT, network, Context(data=data)))
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_the_way_says_where_what_there_is_lies_and_the_next_run_goes_on(
     network: Model, data: Data, tmp_path: Path
 ) -> None:

@@ -25,7 +25,11 @@ class LeastSquares(Spec):
     Sources: Luo et al., ThiNet, arXiv 1707.06342; He et al., arXiv 1707.06168 (targets from the original network).
     """
 
-    samples: int = Field(512, ge=8, description="training images that the correction fits to; a quarter more judge")
+    samples: int = Field(
+        512,
+        ge=8,
+        description="training images to fit to, fewer where activations are wide; a quarter more judge",
+    )
     rows: int = Field(16384, ge=64, description="places of a layer's output that it looks at, all images together")
 
 
@@ -40,12 +44,14 @@ def correct(
 
     `record` says what of `original` was kept (see `surgery.remove`). The result is `pruned` itself when the outputs are
     no nearer to the original's on images that were not fitted to. Facts: layers changed and left (name -> why),
-    relative output error before and after on those images, seconds. Memory: the activations that cross one place of
-    the graph (256 MB of each model at most, or the images), one layer's second moments (float64) twice, and a batch.
+    relative output error before and after on those images, seconds. Memory: one layer's second moments a few times,
+    and a batch; on disk the activations that cross one place of the graph (1 GiB of each model at most).
     Raises UsageError without images.
     """
+    from edgeopt.prune.batches import affordable
     from edgeopt.prune.correct.sweep import Sweep
 
     split = context.need_data("the correction of a pruned network").train
-    count = settings.samples + -(-settings.samples // 4)
+    samples = affordable(original, settings.samples)
+    count = samples + -(-samples // 4)
     return Sweep(original, pruned, record, split.sample(count, context.seed), context).run(settings.rows)

@@ -20,19 +20,15 @@ from edgeopt.model import Model
 from edgeopt.model.layerwise.pile import pile_up
 from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.runtime import open_session, run
-from edgeopt.prune.batches import feeds_for
+from edgeopt.prune.batches import BATCH, HELD_BYTES, feeds_for
 from edgeopt.prune.correct.layer import LayerFit, layer_fit
 from edgeopt.prune.correct.tail import statistics_kept
 from edgeopt.stage import Context, StageResult
 
 __all__ = ["Sweep"]
 
-BATCH = 16
 HELD_OUT = 4
 """Every so many batches one is kept from the fit, to choose how far to trust it; every so many images one judges."""
-HELD_BYTES = 256 * 2**20
-"""Activations put aside of each of the two models, all batches together; where the graph is wider than that, layers are run
-from the last place that was narrower."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -77,7 +73,7 @@ class Sweep:
         weights = {name for name, _ in self.kept}
         narrowed: set[str] = set()
         found = []
-        for node in ir.to_proto(self.pruned.graph).graph.node:
+        for node in map(ir.to_proto, self.pruned.graph.graph):
             touched = any(name in narrowed or name in weights for name in node.input)
             if node.op_type in (*LAYERS, "BatchNormalization") and node.input[0] in narrowed and node.name:
                 found.append(node)
@@ -91,7 +87,7 @@ class Sweep:
         if isinstance(work, LayerFit) and not self.real.has_node(node.name):
             work = "the original has no such node"
         if isinstance(work, LayerFit) and not self._look(node, work, rows, pending):
-            work = "the original's output has another shape"
+            work = "the original reads another shape there"
         if isinstance(work, str):
             self.left[node.name] = work
             return node.name
@@ -108,18 +104,20 @@ class Sweep:
 
     def _look(self, node: onnx.NodeProto, work: LayerFit, rows: int, pending: set[str]) -> bool:
         """Let the layer count its rows of every batch; False where the two graphs do not match."""
-        entry, output, axis = node.input[0], work.tail.output, 1 if work.form.kernel else -1
-        out_axis = 1 if work.form.transposed else 0
-        kept = self.kept.get((node.input[1], out_axis))
+        real_entry, entry = self.real.node(node.name).input[0], node.input[0]
+        output, axis = work.tail.output, 1 if work.form.kernel else -1
+        kept = self.kept.get((node.input[1], 1 if work.form.transposed else 0))
         beside = self._beside(work.tail.last, output, pending)
-        wanted = ([output], [entry, output]) if beside is None else ([output, beside[0]], [entry, output, beside[1]])
+        of_real, of_rough = [real_entry, output], [entry]
+        if beside is not None:
+            of_real, of_rough = [*of_real, beside[0]], [entry, beside[1]]
         rng = np.random.default_rng(self.context.seed)
         each = -(-rows // self.real.batches)
-        reals = self.real.step(node.name, wanted[0], limit_bytes=HELD_BYTES)  # nothing of the original will change
-        for number, (real, rough) in enumerate(zip(reals, self.rough.run(wanted[1]), strict=True)):
-            target = _take(real[output], kept, axis)
-            if target.shape != rough[output].shape:
+        reals = self.real.step(node.name, of_real, limit_bytes=HELD_BYTES)  # nothing of the original will change
+        for number, (real, rough) in enumerate(zip(reals, self.rough.run(of_rough), strict=True)):
+            if _places(real[real_entry], axis) != _places(rough[entry], axis):
                 return False
+            target = _take(real[output], kept, axis)
             if beside is not None and real[beside[0]].shape == real[output].shape:
                 other = _take(real[beside[0]], kept, axis)
                 if other.shape == rough[beside[1]].shape:
@@ -199,3 +197,8 @@ class Sweep:
 
 def _take(array: np.ndarray, kept: np.ndarray | None, axis: int) -> np.ndarray:
     return array if kept is None else np.take(array, kept, axis)
+
+
+def _places(array: np.ndarray, axis: int) -> tuple[int, ...]:
+    """Its shape without the channels."""
+    return tuple(np.delete(array.shape, axis))

@@ -37,13 +37,19 @@ class Tail(Protocol):
         """Whether the constant can change."""
 
     @property
+    def normalizes(self) -> bool:
+        """Whether a gain other than the present one can be had, so that the weight may have any size."""
+
+    @property
     def gain(self) -> np.ndarray: ...
 
     @property
     def constant(self) -> np.ndarray: ...
 
-    def changed(self, constant: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
-        """Initializers that give this constant, for a matrix product of this mean and variance."""
+    def changed(
+        self, gain: np.ndarray, constant: np.ndarray, mean: np.ndarray, variance: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Initializers that give this gain and constant, for a matrix product of this mean and variance."""
         ...
 
 
@@ -58,12 +64,15 @@ class Plain:
     bias: str | None
     before: np.ndarray | None = None
     """What of the constant stands elsewhere (the layer's own bias before an Add)."""
+    normalizes: bool = False
 
     @property
     def fits(self) -> bool:
         return self.bias is not None
 
-    def changed(self, constant: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
+    def changed(
+        self, gain: np.ndarray, constant: np.ndarray, mean: np.ndarray, variance: np.ndarray
+    ) -> dict[str, np.ndarray]:
         own = constant if self.before is None else constant - self.before
         return {} if self.bias is None else {self.bias: own}
 
@@ -81,13 +90,16 @@ class Normalized:
     before: np.ndarray
     """The layer's own bias."""
     fits: bool = True
+    normalizes: bool = True
 
-    def changed(self, constant: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
+    def changed(
+        self, gain: np.ndarray, constant: np.ndarray, mean: np.ndarray, variance: np.ndarray
+    ) -> dict[str, np.ndarray]:
         scale, bias, running_mean, running_variance = self.names
         arriving = mean + self.before
         return {
-            scale: self.gain * np.sqrt(variance + self.epsilon),
-            bias: constant + self.gain * (arriving - self.before),
+            scale: gain * np.sqrt(variance + self.epsilon),
+            bias: constant + gain * (arriving - self.before),
             running_mean: arriving,
             running_variance: variance,
         }

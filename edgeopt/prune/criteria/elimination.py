@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-import torch
-from torch import Tensor
 
 from edgeopt.data import Split
 from edgeopt.model import Model
@@ -23,20 +21,15 @@ from edgeopt.model.layerwise.pile import pile_up
 from edgeopt.model.layerwise.ridge import damped
 from edgeopt.model.layerwise.rows import LayerForm, layer_form
 from edgeopt.model.layerwise.segments import Segments
-from edgeopt.prune.batches import feeds_for
+from edgeopt.prune.batches import BATCH, HELD_BYTES, LARGEST, affordable, empty_moments, feeds_for
 from edgeopt.prune.criteria.scores import input_axes, reading
 from edgeopt.prune.groups import Group
 from edgeopt.stage import Context
 
 __all__ = ["Readings", "eliminate", "reading_losses"]
 
-BATCH = 16
-HELD_BYTES = 256 * 2**20
-"""Activations put aside, all batches together; where the graph is wider, layers are run from the last narrower place."""
 DAMPING = 0.001
 """Of the power of each input: what few samples say of nearly dependent inputs is not to be believed to the digit."""
-LARGEST = 8192
-"""Inputs of a layer up to which its matrix is made: 0.5 GB."""
 LOTS = 32
 """Units leave in so many lots at least, one at a time in narrower groups."""
 
@@ -47,8 +40,8 @@ class _Layer:
     entry: str
     output: str
     form: LayerForm
-    weight: Tensor
-    """float64 [outputs, inputs]."""
+    weight: np.ndarray
+    """[outputs, inputs]."""
     weight_name: str
     area: int
     """Columns of the matrix for each input channel."""
@@ -58,47 +51,46 @@ class _Layer:
 class Readings:
     """One layer's weight [outputs, inputs], inverse of its inputs' second moments, columns [units, n] of each unit."""
 
-    weight: Tensor
-    inverse: Tensor
-    columns: Tensor
+    weight: np.ndarray
+    inverse: np.ndarray
+    columns: np.ndarray
     scale: float
     """Power of the layer's output: losses are relative to it."""
 
-    def losses(self, units: Tensor) -> Tensor:
+    def losses(self, units: np.ndarray) -> np.ndarray:
         """float64 [units]: of each alone."""
         columns = self.columns[units]
         blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
-        weight = self.weight[:, columns].transpose(0, 1)
-        solved = torch.linalg.solve(blocks, weight.mT).mT
-        found: Tensor = (solved * weight).sum((1, 2)) / self.scale
-        return found
+        weight = self.weight[:, columns].transpose(1, 2, 0)
+        solved = np.linalg.solve(blocks, weight)
+        return np.asarray((solved * weight).sum((1, 2), dtype=np.float64) / self.scale)
 
-    def remove(self, units: Tensor) -> None:
+    def remove(self, units: np.ndarray) -> None:
         """Take these out, all together, and let the others make good what they can."""
         columns = self.columns[units].reshape(-1)
-        block, rows = self.inverse[columns][:, columns], self.inverse[columns]
-        solved = torch.linalg.solve(block, rows)
-        self.weight = self.weight - self.weight[:, columns] @ solved
-        self.inverse = self.inverse - rows.T @ solved
+        rows = self.inverse[columns]
+        solved = np.linalg.solve(rows[:, columns], rows)
+        self.weight -= self.weight[:, columns] @ solved
+        self.inverse -= rows.T @ solved
         self.weight[:, columns] = 0
 
 
 def eliminate(readers: Sequence[Readings], units: int) -> np.ndarray:
     """float64 [units]: the loss at which each leaves, never less than that of one which left before."""
-    left = torch.arange(units)
+    left = np.arange(units)
     scores = np.zeros(units)
     lot = math.ceil(units / LOTS) if units > LOTS else 1
     reached = 0.0
     while len(left):
-        losses = torch.stack([reader.losses(left) for reader in readers]).sum(0)
-        order = losses.argsort(stable=True)[:lot]
+        losses = np.sum([reader.losses(left) for reader in readers], axis=0)
+        order = losses.argsort(kind="stable")[:lot]
         leaving = left[order]
         for unit, loss in zip(leaving.tolist(), losses[order].tolist(), strict=True):
             reached = max(reached, loss)
             scores[unit] = reached
         for reader in readers:
             reader.remove(leaving)
-        left = left[~torch.isin(left, leaving)]
+        left = np.setdiff1d(left, leaving)
     return scores
 
 
@@ -113,7 +105,8 @@ def reading_losses(
     waiting = {number: max(last[name] for name in some) for number, some in enumerate(read) if some}
     found: list[np.ndarray | None] = [None] * len(groups)
     moments: dict[str, Moments] = {}
-    segments = Segments(model, pile_up(feeds_for(model, split, BATCH)))
+    samples = split.take(np.arange(affordable(model, len(split))))
+    segments = Segments(model, pile_up(feeds_for(model, samples, BATCH)))
     needed = [layer for name, layer in layers.items() if any(name in some for some in read)]
     context.progress.start("what layers read", len(needed))
     rng = np.random.default_rng(context.seed)
@@ -148,7 +141,7 @@ def _layers(model: Model) -> list[_Layer]:
                 node.inputs[0].name or "",
                 node.outputs[0].name or "",
                 form,
-                torch.from_numpy(matrix.astype(np.float64)),
+                matrix,
                 node.inputs[1].name or "",  # type: ignore[union-attr]
                 math.prod(form.kernel),
             )
@@ -158,21 +151,20 @@ def _layers(model: Model) -> list[_Layer]:
 
 def _moments(layer: _Layer, segments: Segments, rows: int, rng: np.random.Generator) -> Moments:
     """Second moments of the layer's inputs, about their means. Moves on behind the layer."""
-    moments = Moments.empty(1, 0, layer.weight.shape[1], torch.float64)
+    moments = empty_moments(1, 0, layer.weight.shape[1])
     each = -(-rows // segments.batches)
     for values in segments.step(layer.name, [layer.entry, layer.output], limit_bytes=HELD_BYTES):
         output = values[layer.output]
         places = layer.form.places(output, each, rng)
         patches = layer.form.input_rows(values[layer.entry], places, output.shape[2:])
-        x = torch.from_numpy(np.ascontiguousarray(patches, np.float32))
-        moments.add(x, x.new_zeros(*x.shape[:2], 0))
+        moments.add(patches, np.zeros((*patches.shape[:2], 0), np.float32))
     return moments.centred()
 
 
 def _readings(layer: _Layer, moments: Moments, index: np.ndarray) -> Readings:
     """For the units whose slices of the layer's input axis are `index` [units, slices]."""
-    columns = (torch.from_numpy(index)[:, :, None] * layer.area + torch.arange(layer.area)).flatten(1)
+    columns = (index[:, :, None] * layer.area + np.arange(layer.area)).reshape(len(index), -1)
     second = moments.xx / max(moments.rows, 1)
-    power = float(((layer.weight @ second[0]) * layer.weight).sum())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(second, DAMPING)[0]))
-    return Readings(layer.weight.clone(), inverse, columns, max(power, 1e-30))
+    weight = layer.weight.astype(second.dtype)
+    power = float(((weight @ second[0]) * weight).sum(dtype=np.float64))
+    return Readings(weight, np.linalg.inv(damped(second, DAMPING)[0]), columns, max(power, 1e-30))

@@ -30,13 +30,16 @@ class Reconstruction(Spec):
     """
 
     kind: Literal["reconstruction"] = "reconstruction"
-    samples: int = Field(256, ge=1, description="training images looked at; no labels are needed")
+    samples: int = Field(
+        256, ge=1, description="training images looked at, fewer where activations are wide; no labels are needed"
+    )
     rows: int = Field(16384, ge=64, description="places of a layer's output looked at, all images together")
 
     def scores(self, model: Model, groups: Sequence[Group], context: Context) -> list[np.ndarray]:
         """float64 [units] for each group; larger is more important. Raises UsageError without images.
 
-        Memory: a matrix of the inputs' number squared (float64) for each layer that reads one group, and a batch.
+        Memory: a matrix of the inputs' number squared for each layer that reads one group, and a batch; on disk the
+        activations that cross one place of the graph (1 GiB at most).
         """
         from edgeopt.prune.criteria.elimination import reading_losses
 

@@ -64,7 +64,7 @@ def _aligned(value: ir.Value, shift: int, tracer: Tracer) -> Blocks:
 
 
 def _activations(operands: list[tuple[ir.Value, int]], tracer: Tracer) -> list[tuple[ir.Value, int]]:
-    return [(value, shift) for value, shift in operands if tracer.constant(value) is None]
+    return [(value, shift) for value, shift in operands if not tracer.is_weight(value)]
 
 
 def _common_joint(operands: list[tuple[ir.Value, int]], tracer: Tracer) -> list[Block]:
@@ -81,9 +81,16 @@ def _common_joint(operands: list[tuple[ir.Value, int]], tracer: Tracer) -> list[
 
 
 def _make_single(operands: list[tuple[ir.Value, int]], tracer: Tracer) -> None:
-    """Reduce joint blocks to the dim along which another operand has labels, or to the outermost."""
+    """Reduce joint blocks to the dim along which another activation has labels, or to the outermost.
+
+    Weights put no condition: of heads and the width of one, a table of positions for each width leaves the heads free.
+    """
+    activations = _activations(operands, tracer)
     labelled = [
-        block.dims[0] for value, shift in operands for block in _aligned(value, shift, tracer) if len(block.dims) == 1
+        block.dims[0]
+        for value, shift in activations
+        for block in _aligned(value, shift, tracer)
+        if len(block.dims) == 1
     ]
-    for value, shift in _activations(operands, tracer):
+    for value, shift in activations:
         tracer.single(value, [dim - shift for dim in labelled])
