@@ -119,7 +119,10 @@ def split(node: ir.Node, cut: Cut) -> None:
 
 
 def slice_(node: ir.Node, cut: Cut) -> None:
-    """Bounds become the number of kept slices before them."""
+    """Bounds become the number of kept slices before them.
+
+    What takes all goes on taking all: a dim into which the batch is merged is longer than it was traced.
+    """
     x, masks = node.inputs[0], cut.masks(node.inputs[0])
     if x is None or not masks:
         return
@@ -132,6 +135,8 @@ def slice_(node: ir.Node, cut: Cut) -> None:
         if axis in masks and (steps is None or steps[index] == 1):
             before = np.concatenate([[0], np.cumsum(masks[axis])])
             first, last, _ = slice(int(starts[index]), int(ends[index])).indices(shape[axis])
+            if (first, last) == (0, shape[axis]):
+                continue
             starts[index], ends[index] = before[first], before[max(first, last)]
     _set_numbers(node, 1, "starts", starts, cut)
     _set_numbers(node, 2, "ends", ends, cut)

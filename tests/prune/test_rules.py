@@ -137,6 +137,15 @@ CASES = {
         {"l1": (6, 4), "l2": (5, 4)},
         TOKENS,
     ),
+    "heads that are merged with the batch, and all taken": Case(
+        """h = MatMul(x, l1) r = Reshape(h, apart) q = Transpose<perm=[0,2,1,3]>(r) m = Reshape(q, merged)
+           s = Slice(m, zero, end, zero) g = Softmax<axis=-1>(s) b = Reshape(g, back) t = Transpose<perm=[0,2,1,3]>(b)
+           j = Reshape(t, joined) y = MatMul(j, l2)""",
+        {"l1": (6, 12), "apart": ints(0, 0, 4, 3), "merged": ints(-1, 4, 3), "zero": ints(0), "end": ints(2**62)}
+        | {"back": ints(-1, 4, 4, 3), "joined": ints(0, 0, 12), "l2": (12, 5)},
+        {"l1": (6, 6), "l2": (6, 5)},
+        TOKENS,
+    ),
     "query, key and value of one channel each": Case(
         """h = MatMul(x, l1) c = MatMul(h, qkv) q0 = Slice(c, zero, one, two) k0 = Slice(c, one, two, two)
            v0 = Slice(c, two, three, two) k1 = Transpose<perm=[0,2,1]>(k0) s = MatMul(q0, k1) p = Softmax<axis=-1>(s)
