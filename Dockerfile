@@ -1,7 +1,7 @@
 # edgeopt with all that its checks need: the CPU build of torch, compilers for C on this machine and on Cortex-M, the emulator.
 #   docker build -t edgeopt .
-#   docker run --rm -v "$PWD:/work" edgeopt run recipe.yaml --out out
-#   docker run --rm -v "$PWD:/work" edgeopt gate out/report.json
+#   docker run --rm -v "$PWD:/home/edgeopt/job" edgeopt run recipe.yaml --out out
+#   docker run --rm -v "$PWD:/home/edgeopt/job" edgeopt gate out/report.json
 FROM python:3.12-slim
 
 RUN apt-get update \
@@ -16,6 +16,6 @@ RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/wh
 
 RUN useradd --create-home edgeopt
 USER edgeopt
-WORKDIR /work
+WORKDIR /home/edgeopt/job
 ENTRYPOINT ["edgeopt"]
 CMD ["--help"]
