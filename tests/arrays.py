@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeopt.data import Split
+from edgeopt.data import Data, Split
 from edgeopt.quantize.samples import Samples
 
 
@@ -26,6 +26,12 @@ class Arrays:
 def split_of(x: np.ndarray, labels: np.ndarray | None = None) -> Split:
     """All of `x` in order, model-ready."""
     return Split(Arrays(x), np.arange(len(x)), labels, None)
+
+
+def data_of(x: np.ndarray, labels: np.ndarray | None = None) -> Data:
+    """All of `x` in order as training, calibration and test samples alike."""
+    split = split_of(x, labels)
+    return Data("rows", split, split, split, (), None, "0" * 64)
 
 
 def samples_of(x: np.ndarray) -> Samples:

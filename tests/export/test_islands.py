@@ -3,21 +3,13 @@
 import numpy as np
 import onnx
 import pytest
+from heard import Heard
 from onnx import helper
 
 from edgeopt.export.islands import outside_islands
 from edgeopt.export.legalize import legalize
 from edgeopt.export.precision import precision_of
 from edgeopt.model.runtime import open_session, run
-from edgeopt.progress import Progress
-
-
-class Heard(Progress):
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, message):
-        self.warnings.append(message)
 
 
 @pytest.fixture

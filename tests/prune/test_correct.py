@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from arrays import data_of, split_of
 
-from edgeopt.data import Data, Split, load_data
+from edgeopt.data import load_data
 from edgeopt.data.spec import DataSpec
 from edgeopt.errors import UsageError
 from edgeopt.model import Model
@@ -23,26 +24,8 @@ from edgeopt.prune.surgery import remove
 from edgeopt.stage import Context
 
 
-class Rows:
-    """Model-ready samples in memory."""
-
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
-
-
-def split_of(x: np.ndarray) -> Split:
-    return Split(Rows(x), np.arange(len(x)), None, None)
-
-
 def context_of(x: np.ndarray) -> Context:
-    split = split_of(x)
-    return Context(data=Data("rows", split, split, split, (), None, "0" * 64))
+    return Context(data=data_of(x))
 
 
 def images(count: int = 160, seed: int = 0) -> np.ndarray:

@@ -9,13 +9,13 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from arrays import data_of
+from heard import Heard
 from torch.nn import functional as F
 
-from edgeopt.data import Data, Split
 from edgeopt.errors import UsageError
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
-from edgeopt.progress import Progress
 from edgeopt.prune import (
     L1,
     L2,
@@ -33,34 +33,6 @@ from edgeopt.stage import Context
 
 MEMBERS = get_args(get_args(Criterion)[0])
 NEED_IMAGES = (Reconstruction, Taylor)
-
-
-class Rows:
-    """Model-ready samples in memory."""
-
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
-
-
-class Heard(Progress):
-    """Keeps the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-
-def data_of(x: np.ndarray, labels: np.ndarray | None = None) -> Data:
-    split = Split(Rows(x), np.arange(len(x)), labels, None)
-    return Data("rows", split, split, split, (), None, "0" * 64)
 
 
 def images(count: int = 64, channels: int = 3) -> np.ndarray:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arrays import data_of
 from pydantic import ValidationError
 
-from edgeopt.data import Data, Split
+from edgeopt.data import Data
 from edgeopt.errors import StageFailed
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
@@ -28,19 +29,6 @@ ITERATIVE: dict[str, Any] = {
     "correction": None,
 }
 ONE_SHOT = ITERATIVE | {"schedule": {"kind": "one_shot"}, "finetune": {"epochs": 4, "batch_size": 64, "lr": 0.01}}
-
-
-class Rows:
-    """Model-ready samples in memory."""
-
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
 
 
 class Stops(Progress):
@@ -88,9 +76,7 @@ def network(make: SimpleNamespace) -> Model:
 def data(network: Model) -> Data:
     """Random images, labelled by the network itself."""
     x = np.random.default_rng(0).standard_normal((256, 3, 8, 8)).astype(np.float32)
-    labels = run(open_session(network), x)[0].argmax(1)
-    split = Split(Rows(x), np.arange(256), labels, None)
-    return Data("rows", split, split, split, (), None, "0" * 64)
+    return data_of(x, run(open_session(network), x)[0].argmax(1))
 
 
 def prune(settings: dict[str, Any], network: Model, context: Context) -> StageResult:

@@ -6,35 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from arrays import data_of
+from heard import Heard
 
-from edgeopt.data import Data, Split
+from edgeopt.data import Data
 from edgeopt.model import Model
-from edgeopt.progress import Progress
 from edgeopt.prune import Prune
 from edgeopt.prune.ranking import Sensitivity
 from edgeopt.prune.sensitivity import RATIOS, Curve, marginal, measure
 from edgeopt.stage import Context
-
-
-class Rows:
-    """Model-ready samples in memory."""
-
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
-
-
-class Heard(Progress):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 @pytest.fixture
@@ -56,9 +36,7 @@ def branches(make: SimpleNamespace) -> Model:
 
 @pytest.fixture
 def images() -> Data:
-    x = np.random.default_rng(1).standard_normal((64, 3, 8, 8)).astype(np.float32)
-    split = Split(Rows(x), np.arange(64), None, None)
-    return Data("rows", split, split, split, (), None, "0" * 64)
+    return data_of(np.random.default_rng(1).standard_normal((64, 3, 8, 8)).astype(np.float32))
 
 
 def widths(model: Model, ranking: str, context: Context) -> tuple[dict[str, int], dict[str, object]]:

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from arrays import data_of
 
-from edgeopt.data import Data, Split
+from edgeopt.data import Data
 from edgeopt.errors import StageFailed, UsageError
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
@@ -18,19 +19,6 @@ from edgeopt.prune import Prune, Target
 from edgeopt.prune.trace import trace
 from edgeopt.stage import Context
 from edgeopt.train.settings import FineTune
-
-
-class Rows:
-    """Model-ready samples in memory."""
-
-    def __init__(self, x: np.ndarray) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices]
 
 
 @pytest.fixture
@@ -47,9 +35,7 @@ def network(make: SimpleNamespace) -> Model:
 def data(network: Model) -> Data:
     """Random images, labelled by the network itself."""
     x = np.random.default_rng(0).standard_normal((512, 3, 8, 8)).astype(np.float32)
-    labels = run(open_session(network), x)[0].argmax(1)
-    split = Split(Rows(x), np.arange(512), labels, None)
-    return Data("rows", split, split, split, (), None, "0" * 64)
+    return data_of(x, run(open_session(network), x)[0].argmax(1))
 
 
 def test_facts_are_json_and_say_what_was_done(network: Model) -> None:

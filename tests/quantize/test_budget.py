@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from arrays import Arrays, split_of
+from heard import Heard
 
 from edgeopt.data import Data, Split
 from edgeopt.errors import UsageError
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
-from edgeopt.progress import Progress
 from edgeopt.quantize import budget, judge
 from edgeopt.quantize.budget import meet_budget
 from edgeopt.quantize.build import Builder, wanted_tensors
@@ -25,16 +25,6 @@ from edgeopt.quantize.sensitivity import Sensitivity
 from edgeopt.quantize.weights import MaxScale
 from edgeopt.stage import Context
 from edgeopt.tiers import load_tier
-
-
-class Heard(Progress):
-    """Remembers warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 def poisoned(new_net: Callable, x: np.ndarray) -> Model:
