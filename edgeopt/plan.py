@@ -279,8 +279,7 @@ def _forward_seconds(model: Model, data: Data | None) -> float:
     from edgeopt.model.runtime import open_session, run
 
     session, names = open_session(model), [info.name for info in model.inputs]
-    fixed = model.inputs[0].shape[0]
-    size = fixed if isinstance(fixed, int) else TIMED_BATCH
+    size = model.fixed_batch or TIMED_BATCH
     if data is not None and len(data.test) >= size:
         feeds = data.test.read(np.arange(size)).feeds(names)
     else:

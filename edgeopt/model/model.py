@@ -84,6 +84,12 @@ class Model:
     def outputs(self) -> list[TensorInfo]:
         return [_info(value) for value in self.graph.graph.outputs]
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the graph insists on; None where it is open."""
+        first = (info.shape[0] for info in self.inputs if info.shape)
+        return next((size for size in first if isinstance(size, int)), None)
+
     def weights(self) -> dict[str, np.ndarray]:
         """Initializer name -> array (views; do not write to them)."""
         return {

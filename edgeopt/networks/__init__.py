@@ -4,7 +4,8 @@
 says what it takes in `input_shape`, (channels, height, width). Loading this package loads torch.
 """
 
+from edgeopt.networks.pooled import pooled
 from edgeopt.networks.residual import residual
 from edgeopt.networks.separable import separable
 
-__all__ = ["residual", "separable"]
+__all__ = ["pooled", "residual", "separable"]

@@ -1,18 +1,15 @@
-"""Samples as a graph is fed with them, and what layer-by-layer work can afford."""
+"""What layer-by-layer work can afford."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from edgeopt.data import Split
 from edgeopt.model import Model
 from edgeopt.model.layerwise.moments import Moments
 from edgeopt.model.layerwise.ridge import LARGEST_DOUBLE
 from edgeopt.model.profile import profile
 
-__all__ = ["BATCH", "HELD_BYTES", "LARGEST", "affordable", "empty_moments", "feeds_for"]
+__all__ = ["BATCH", "HELD_BYTES", "LARGEST", "affordable", "empty_moments"]
 
 BATCH = 16
 HELD_BYTES = 2**30
@@ -21,18 +18,6 @@ FEWEST = 64
 """Samples that even the widest network is looked at with."""
 LARGEST = 4608
 """Inputs of a layer up to which their second moments are taken, a 3x3 kernel's over 512 channels: 85 MB a matrix."""
-
-
-def feeds_for(model: Model, split: Split, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Every sample of `split` by input name, `size` at a time or as many as the model's fixed batch; a short last batch
-    of a fixed one repeats samples of its own. Raises UsageError when the samples have nothing for an input."""
-    names = [info.name for info in model.inputs]
-    fixed = next((info.shape[0] for info in model.inputs if info.shape and isinstance(info.shape[0], int)), None)
-    for batch in split.batches(fixed if isinstance(fixed, int) else size):
-        feeds = batch.feeds(names)
-        if isinstance(fixed, int):
-            feeds = {name: np.resize(array, (fixed, *array.shape[1:])) for name, array in feeds.items()}
-        yield feeds
 
 
 def affordable(model: Model, wanted: int) -> int:

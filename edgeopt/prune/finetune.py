@@ -90,9 +90,7 @@ def _better(before: Model, after: Model, teacher: Model, images: Split) -> Model
 
 
 def _answers(model: Model, images: Split) -> np.ndarray:
-    session = open_session(model)
-    first = model.inputs[0].shape[0] if model.inputs[0].shape else 1
-    fixed = first if isinstance(first, int) else None
+    session, fixed = open_session(model), model.fixed_batch
     answers = []
     for batch in images.batches(fixed or BATCH):
         x = batch.x if fixed is None else np.resize(batch.x, (fixed, *batch.x.shape[1:]))

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from edgeopt.model import Model
+from edgeopt.prune.criteria.scores import producing, sum_over
 from edgeopt.prune.groups import Group, Plan
 from edgeopt.prune.sensitivity import by_energy, marginal, measure
 from edgeopt.spec import Spec
@@ -91,18 +92,8 @@ Ranking = Annotated[
 
 def _energies(model: Model, groups: Sequence[Group]) -> list[np.ndarray]:
     """Squared norm of what produces each unit's channels."""
-    from edgeopt.prune.criteria.scores import producing
-
     weights = model.weights()
-    found = []
-    for group in groups:
-        total = np.zeros(len(group))
-        for part in producing(group, weights):
-            array = np.moveaxis(weights[part.name], part.axis, 0)
-            along = np.square(array, dtype=np.float64).reshape(len(array), -1).sum(axis=1)
-            total += along[part.index].sum(axis=1)
-        found.append(total)
-    return found
+    return [sum_over(producing(group, weights), weights, np.square, len(group)) for group in groups]
 
 
 def _saving(plan: Plan, group: Group, left: Share) -> float:

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from edgeopt.data.feeds import feeds_for
 from edgeopt.model import Model
-from edgeopt.prune.batches import feeds_for
 from edgeopt.prune.equivalence import mask
 from edgeopt.prune.groups import Group, Plan
 from edgeopt.stage import Context
+from edgeopt.train.stage import ends_in_softmax
 
 __all__ = ["Curve", "by_energy", "marginal", "measure"]
 
@@ -155,8 +156,7 @@ class _Judge:
         data = context.need_data("sensitivity")
         self._feeds = list(feeds_for(model, data.calibration.sample(images, context.seed), BATCH))
         self._wanted = self._outputs(model)
-        node = model.graph.graph.outputs[0].producer()
-        self._probabilities = node is not None and node.op_type == "Softmax"
+        self._probabilities = ends_in_softmax(model)
         self._classes = self._wanted[0].ndim == 2 and self._wanted[0].shape[1] > 1
 
     def loss(self, model: Model) -> float:

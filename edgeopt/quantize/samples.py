@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeopt.data import Split
+from edgeopt.data.feeds import feeds_for
 from edgeopt.model.model import Model
 
 __all__ = ["Samples", "samples_of"]
@@ -31,12 +32,7 @@ class Samples:
 
     def fitting(self, model: Model, size: int) -> Iterator[dict[str, np.ndarray]]:
         """As `batches`, or in batches of the model's fixed size; a short last one of these repeats its own samples."""
-        fixed = next((info.shape[0] for info in model.inputs if info.shape and isinstance(info.shape[0], int)), None)
-        if not isinstance(fixed, int):
-            yield from self.batches(size)
-            return
-        for batch in self.batches(fixed):
-            yield {name: np.resize(array, (fixed, *array.shape[1:])) for name, array in batch.items()}
+        return feeds_for(model, self.split, size)
 
     def take(self, count: int) -> Samples:
         """The first `count` of them (all, where there are fewer)."""

@@ -180,8 +180,7 @@ class _Watch:
         graph.outputs.extend(values[name] for name in dict.fromkeys(tensors) if name not in outputs)
         self._session = open_session(watched)
         self._tensors = tensors
-        first = model.inputs[0].shape[0] if model.inputs[0].shape else 1
-        self.step = first if isinstance(first, int) else 1
+        self.step = model.fixed_batch or 1
 
     def __call__(self, feeds: Feeds) -> list[np.ndarray]:
         from edgeopt.model.runtime import run
@@ -213,8 +212,7 @@ class Tally:
 
 def _batch_size(model: Model) -> int:
     """The model's own where it is fixed."""
-    first = model.inputs[0].shape[0] if model.inputs[0].shape else 1
-    return first if isinstance(first, int) else BATCH
+    return model.fixed_batch or BATCH
 
 
 def _describe(model: Model, layers: Sequence[Rounding], own: dict[str, float]) -> list[Sensitivity]:

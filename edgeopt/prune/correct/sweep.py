@@ -16,11 +16,12 @@ import onnx
 import onnx_ir as ir
 
 from edgeopt.data import Split
+from edgeopt.data.feeds import feeds_for
 from edgeopt.model import Model
 from edgeopt.model.layerwise.pile import pile_up
 from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.runtime import open_session, run
-from edgeopt.prune.batches import BATCH, HELD_BYTES, feeds_for
+from edgeopt.prune.batches import BATCH, HELD_BYTES
 from edgeopt.prune.correct.layer import LayerFit, layer_fit
 from edgeopt.prune.correct.tail import statistics_kept
 from edgeopt.stage import Context, StageResult

@@ -15,13 +15,14 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.data import Split
+from edgeopt.data.feeds import feeds_for
 from edgeopt.model import Model
 from edgeopt.model.layerwise.moments import Moments
 from edgeopt.model.layerwise.pile import pile_up
 from edgeopt.model.layerwise.ridge import damped
 from edgeopt.model.layerwise.rows import LayerForm, layer_form
 from edgeopt.model.layerwise.segments import Segments
-from edgeopt.prune.batches import BATCH, HELD_BYTES, LARGEST, affordable, empty_moments, feeds_for
+from edgeopt.prune.batches import BATCH, HELD_BYTES, LARGEST, affordable, empty_moments
 from edgeopt.prune.criteria.scores import input_axes, reading
 from edgeopt.prune.groups import Group
 from edgeopt.stage import Context

@@ -91,7 +91,7 @@ class _Loss:
 
 def _batches(model: Model, split: Split) -> Iterator[Batch]:
     """In batches of BATCH, or of the model's fixed size (a short last one is left out then)."""
-    fixed = next((info.shape[0] for info in model.inputs if info.shape and isinstance(info.shape[0], int)), None)
-    for batch in split.batches(fixed if isinstance(fixed, int) else BATCH):
+    fixed = model.fixed_batch
+    for batch in split.batches(fixed or BATCH):
         if fixed is None or len(batch) == fixed:
             yield batch
