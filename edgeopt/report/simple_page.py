@@ -6,14 +6,16 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from edgeopt.report import markup
+
 __all__ = ["simple_page", "table"]
 
-STYLE = (Path(__file__).parent / "page.css", "utf-8")
+STYLE = Path(__file__).parent / "page.css"
 
 
 def simple_page(title: str, facts: str, sections: Iterable[tuple[str, str]], *, style: str = "") -> str:
     """`facts` is text under the title; each section is a heading (text) and its content (HTML)."""
-    css = STYLE[0].read_text(encoding=STYLE[1]) + style
+    css = STYLE.read_text(encoding="utf-8") + style
     main = "\n".join(f"<section><h2>{escape(heading)}</h2>{content}</section>" for heading, content in sections)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -28,11 +30,8 @@ def simple_page(title: str, facts: str, sections: Iterable[tuple[str, str]], *, 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], label: str) -> str:
     """Cells are HTML, heads are text; the first column names its row."""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    body = "".join(
+    named = (f'<th scope="col">{escape(text)}</th>' for text in heads)
+    lines = (
         f'<tr><th scope="row">{cells[0]}</th>{"".join(f"<td>{cell}</td>" for cell in cells[1:])}</tr>' for cells in rows
     )
-    return (
-        f'<div class="card scroll" role="region" aria-label="{escape(label)}" tabindex="0">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return markup.region(markup.table(named, lines, label), label, "card")
