@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -110,7 +111,7 @@ def compare(before: list[np.ndarray], after: list[np.ndarray]) -> dict[str, Any]
     if [a.shape for a in before] != [b.shape for b in after]:
         return {"note": "the number of outputs depends on the input (detections)"}
     a, b = (
-        np.concatenate([x.reshape(len(x), -1) if x.ndim else x for x in side]).astype(np.float64)
+        np.concatenate([x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim else x for x in side]).astype(np.float64)
         for side in (before, after)
     )
     if np.array_equal(a, b):

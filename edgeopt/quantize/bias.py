@@ -21,6 +21,7 @@ from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.model import Model
 from edgeopt.quantize.build import Built
 from edgeopt.quantize.layers import IntegerLayer, integer_layers, with_layers, with_scales
+from edgeopt.quantize.memory import least_pieces, plan_pieces
 from edgeopt.quantize.samples import Samples
 from edgeopt.quantize.weights import BIAS_LIMIT
 from edgeopt.spec import Spec
@@ -55,17 +56,25 @@ class BiasCorrection(Spec):
     )
     scales: bool = Field(True, description="also fit each channel's weight scale, where there is one for each channel")
 
-    def refine(self, model: Model, built: Built, samples: Samples, context: Context) -> StageResult:
+    def least_bytes(self, model: Model, samples: Samples) -> int:
+        """Memory that it takes at least, beside what the process holds."""
+        return least_pieces(model, samples)
+
+    def refine(
+        self, model: Model, built: Built, samples: Samples, context: Context, room: float = math.inf
+    ) -> StageResult:
         """The Q/DQ model with corrected biases and weight scales; the weights' integers stay.
 
-        `model` is the float model that `built` was made from. Facts: how many layers were corrected, and their mean
-        signal to noise ratio before and after, dB (each under the corrections before it).
+        `model` is the float model that `built` was made from; `room` is the memory that may be taken, bytes. Facts: how
+        many layers were corrected, and their mean signal to noise ratio before and after, dB (each under the
+        corrections before it).
         """
         layers = integer_layers(built.model)
         largest = _largest_output(model, {layer.name for layer in layers})
         few = samples.take(min(self.images, max(LEAST_IMAGES, int(PUT_ASIDE / (2.5 * largest)))))
-        inputs = pile_up(few.fitting(model, max(1, min(BATCH, BATCH_BYTES // largest))))
-        true, rounded = Segments(model, inputs), Segments(built.model, inputs)
+        pieces = plan_pieces(model, few, max(1, min(BATCH, BATCH_BYTES // largest)), room)
+        inputs = pile_up(few.fitting(model, pieces.batch_size), pieces.in_memory)
+        true, rounded = (Segments(graph, inputs, pieces.in_memory) for graph in (model, built.model))
         biases: dict[str, tuple[np.ndarray | None, np.ndarray | None]] = {}
         scales: dict[str, np.ndarray] = {}
         before, after = [], []
@@ -136,6 +145,8 @@ class _Moments:
 
     def add(self, true: np.ndarray, found: np.ndarray, axis: int) -> None:
         """Count one batch."""
+        if true.shape != found.shape:  # detections vary in number, and so does what is computed of them
+            return
         f, q = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (true, found))
         missing = f - q
         self.count += f.shape[1]
@@ -164,7 +175,7 @@ class _Moments:
 def _fit(seen: _Moments, layer: IntegerLayer, images: int, *, scales: bool) -> tuple[np.ndarray, np.ndarray]:
     """Gain and shift for each channel that make gain * q + shift closest to f, shrunk towards 1 and 0 by their
     standard errors. Positions of one image are not independent, so each image counts as one sample."""
-    n = seen.count
+    n = seen.count or 1
     mean_missing, mean_found = seen.missing / n, (seen.true - seen.missing) / n
     noise = np.maximum(seen.missing_squared / n - mean_missing**2, 0)
     extra = np.zeros_like(mean_found)

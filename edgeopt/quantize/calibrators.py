@@ -15,7 +15,7 @@ from edgeopt.quantize.histogram import HALF, Histogram
 from edgeopt.quantize.ranges import Range
 from edgeopt.spec import Spec
 
-__all__ = ["Calibrator", "Entropy", "MinMax", "MovingAverage", "Mse", "Percentile"]
+__all__ = ["Calibrator", "Entropy", "MinMax", "MovingAverage", "Mse", "MseByImage", "Percentile"]
 
 SHARES = np.geomspace(1 / 256, 1, 160)
 """Candidate ends of a range, as shares of the largest value seen: 3.5 % apart."""
@@ -94,21 +94,27 @@ class Mse(Spec):
 
     def choose_range(self, seen: Histogram, *, symmetric: bool) -> Range:
         """The best pair of lower and upper ends out of SHARES of what was seen; the minmax range is one of them."""
-        if symmetric:
-            ends = SHARES * max(-seen.low, seen.high, 0.0)
-            above, inside_above = _beyond(seen.counts, seen.edges, ends)
-            below, inside_below = _beyond(seen.counts[::-1], -seen.edges[::-1], ends)
-            inside = inside_above + inside_below - seen.counts.sum()
-            best = float(ends[np.argmin(self.clipping * (above + below) + inside * (ends / 127) ** 2 / 12)])
-            return _within(Range(-best, best), seen)
-        lows, highs = SHARES * min(seen.low, 0.0), SHARES * max(seen.high, 0.0)
-        above, inside_above = _beyond(seen.counts, seen.edges, highs)
-        below, inside_below = _beyond(seen.counts[::-1], -seen.edges[::-1], -lows)
-        inside = inside_below[:, None] + inside_above - seen.counts.sum()
-        step = (highs - lows[:, None]) / 255
-        error = self.clipping * (below[:, None] + above) + inside * step**2 / 12
-        i, j = np.unravel_index(int(np.argmin(error)), error.shape)
-        return _within(Range(float(lows[i]), float(highs[j])), seen)
+        return _least_error(seen, seen.counts, self.clipping, symmetric)
+
+
+class MseByImage(Spec):
+    """As `mse`, each image's error relative to its own power: the ranges suit most images, not the loudest few.
+
+    In a network without normalization at run time a few images can be a hundred times as loud as the others, layer
+    after layer. Squared errors in absolute terms are theirs alone, and ranges that hold them leave the others some
+    bits. Relative to the power of an image, clipping costs it at most all it is, and so do steps that are too coarse.
+    The error model is that of `mse`; the criterion is the mean over the images of the noise to signal ratio.
+    """
+
+    needs_counts: ClassVar[bool] = True
+    kind: Literal["mse_by_image"] = "mse_by_image"
+    clipping: float = Field(
+        1.0, ge=1, description="weight of the clipping error: other images reach further than those seen here"
+    )
+
+    def choose_range(self, seen: Histogram, *, symmetric: bool) -> Range:
+        """The best of the same pairs of ends."""
+        return _least_error(seen, seen.shares if seen.shares.any() else seen.counts, self.clipping, symmetric)
 
 
 class Entropy(Spec):
@@ -141,6 +147,25 @@ class Entropy(Spec):
             found.append(_divergence(seen.counts, HALF - low, HALF + high, step))
         best = float(ends[int(np.argmin(found))] * seen.width)
         return _within(Range(-best, best), seen)
+
+
+def _least_error(seen: Histogram, counts: np.ndarray, clipping: float, symmetric: bool) -> Range:
+    """The range of least clipping (times `clipping`) and rounding error of values that lie as `counts` [bins] say."""
+    if symmetric:
+        ends = SHARES * max(-seen.low, seen.high, 0.0)
+        above, inside_above = _beyond(counts, seen.edges, ends)
+        below, inside_below = _beyond(counts[::-1], -seen.edges[::-1], ends)
+        inside = inside_above + inside_below - counts.sum()
+        best = float(ends[np.argmin(clipping * (above + below) + inside * (ends / 127) ** 2 / 12)])
+        return _within(Range(-best, best), seen)
+    lows, highs = SHARES * min(seen.low, 0.0), SHARES * max(seen.high, 0.0)
+    above, inside_above = _beyond(counts, seen.edges, highs)
+    below, inside_below = _beyond(counts[::-1], -seen.edges[::-1], -lows)
+    inside = inside_below[:, None] + inside_above - counts.sum()
+    step = (highs - lows[:, None]) / 255
+    error = clipping * (below[:, None] + above) + inside * step**2 / 12
+    i, j = np.unravel_index(int(np.argmin(error)), error.shape)
+    return _within(Range(float(lows[i]), float(highs[j])), seen)
 
 
 def _divergence(counts: np.ndarray, first: int, last: int, step: float) -> float:
@@ -179,4 +204,4 @@ def _within(chosen: Range, seen: Histogram) -> Range:
     return Range(max(chosen.low, seen.low), min(chosen.high, seen.high))
 
 
-Calibrator = Annotated[MinMax | MovingAverage | Percentile | Mse | Entropy, Field(discriminator="kind")]
+Calibrator = Annotated[MinMax | MovingAverage | Percentile | Mse | MseByImage | Entropy, Field(discriminator="kind")]

@@ -5,19 +5,22 @@ Transforms that trade the ranges of channels against one another (`equalize.py`,
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgeopt.model.layerwise.pile import pile_up
+from edgeopt.model.layerwise.pile import IN_MEMORY, pile_up
 from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.model import Model
+from edgeopt.quantize.memory import predict_watching
 from edgeopt.quantize.observe import suggest_batch
 from edgeopt.quantize.samples import Samples
 from edgeopt.stage import Context
 from edgeopt.tiers import Tier
 
-__all__ = ["FURTHEST", "Channels", "Rounding", "look", "rounding_of"]
+__all__ = ["FURTHEST", "Channels", "Rounding", "least_bytes", "look", "rounding_of"]
 
 FURTHEST = 1e3
 """Largest ratio between the factors of one tensor's channels; a dead channel would ask for any."""
@@ -75,22 +78,37 @@ def rounding_of(tier: Tier | None) -> Rounding:
     return Rounding(tier.placement.weights == "per_tensor", tier.placement.activations == "symmetric")
 
 
+def least_bytes(model: Model, nodes: Collection[str], samples: Samples) -> int:
+    """Memory that `look` takes at least, beside what the process holds; 0 where there is nothing to look at."""
+    tensors = _outputs(model, nodes)
+    return predict_watching(model, tensors, samples) if tensors else 0
+
+
 def look(
-    model: Model, axes: dict[str, int], samples: Samples, context: Context, label: str = "looking at channels"
+    model: Model, axes: dict[str, int], samples: Samples, context: Context, room: float = math.inf
 ) -> dict[str, Channels]:
     """Node name -> what the channels of its first output held; `axes` names the nodes and their channel axes.
 
-    Memory: these outputs of a few samples at a time.
+    Memory: these outputs of a few samples at a time, fewer where `room` (bytes) is small.
     """
-    tensors = {node.outputs[0].name or "": node.name or "" for node in model.graph.graph if node.name in axes}
+    tensors = _outputs(model, axes)
     if not tensors:
         return {}
-    segments = Segments(model, pile_up(samples.fitting(model, suggest_batch(model, tuple(tensors)))))
+    size = suggest_batch(model, tuple(tensors))
+    while size > 1 and predict_watching(model, tensors, samples, size) > room:
+        size //= 2
+    in_memory = round(min(IN_MEMORY, room / 64))
+    segments = Segments(model, pile_up(samples.fitting(model, size), in_memory), in_memory)
     tallies = {name: _Tally() for name in tensors.values()}
-    for values in context.progress.track(segments.run(tuple(tensors)), label, segments.batches):
+    for values in context.progress.track(segments.run(tuple(tensors)), "looking at channels", segments.batches):
         for tensor, name in tensors.items():
             tallies[name].add(values[tensor], axes[name])
     return {name: tally.channels for name, tally in tallies.items()}
+
+
+def _outputs(model: Model, nodes: Collection[str]) -> dict[str, str]:
+    """Name of the first output -> name of the node."""
+    return {node.outputs[0].name or "": node.name or "" for node in model.graph.graph if node.name in nodes}
 
 
 class _Tally:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgeopt.errors import StageFailed, UsageError
 from edgeopt.model.passes.edit import constant_of
+from edgeopt.quantize.masks import holds_masked_scores
 from edgeopt.quantize.operators import ONNXRUNTIME, SHARING, WITH_BIAS, data_inputs, hands_on_values, has_weight
 from edgeopt.tiers import Tier
 
@@ -58,6 +59,8 @@ def why_float(node: ir.Node, operators: Collection[str], excluded: set[str]) -> 
         return "its bias is computed or is not one value for each channel"
     if node.op_type in SHARING and not hands_on_values(node):
         return "it makes values outside its input's range"
+    if holds_masked_scores(node):
+        return "it holds masked scores"
     return None
 
 

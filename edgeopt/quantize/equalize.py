@@ -18,6 +18,7 @@ may grow until they would reach it, so the result is the same for everything up 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +28,7 @@ from pydantic import Field
 
 from edgeopt.model.model import Model
 from edgeopt.model.passes.edit import attribute, constant_of
-from edgeopt.quantize.channels import FURTHEST, Channels, Rounding, look, rounding_of
+from edgeopt.quantize.channels import FURTHEST, Channels, Rounding, least_bytes, look, rounding_of
 from edgeopt.quantize.operators import clip_bounds, has_weight
 from edgeopt.quantize.samples import Samples
 from edgeopt.quantize.weights import weight_axis
@@ -59,13 +60,17 @@ class CrossLayer(Spec):
         0.6, ge=0, lt=1, description="share of a pair's expected error that must go, or it stays as it is"
     )
 
-    def transform(self, model: Model, samples: Samples, context: Context) -> StageResult:
+    def least_bytes(self, model: Model, samples: Samples) -> int:
+        """Memory that it takes at least, beside what the process holds."""
+        return least_bytes(model, {pair.between for pair in _find_pairs(model.graph.graph)}, samples)
+
+    def transform(self, model: Model, samples: Samples, context: Context, room: float = math.inf) -> StageResult:
         """A model that computes the same with other weights. Facts: pairs found, pairs changed, and the mean expected
         gain of the changed ones, dB."""
         changed = model.copy()
         pairs = _find_pairs(changed.graph.graph)
         few = samples.take(self.images)
-        ranges = look(model, {pair.between: 1 for pair in pairs}, few, context)
+        ranges = look(model, {pair.between: 1 for pair in pairs}, few, context, room)
         gains: dict[str, float] = {}
         for _ in range(SWEEPS):
             for pair in pairs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeopt.model.model import Model
-from edgeopt.quantize.nearness import output_sqnr_db
+from edgeopt.quantize.nearness import nearness
 from edgeopt.quantize.sensitivity import Sensitivity, rank
 from edgeopt.quantize.stage import Quantize
 from edgeopt.stage import Context
@@ -33,6 +33,5 @@ def examine(model: Model, settings: Quantize, context: Context, *, count: int) -
     builder, samples, _ = settings.learn(model, context.tier or load_tier("any"), context)
     layers = rank(builder, samples, context, count=count)
     few = samples.take(count)
-    return Examination(
-        layers, len(few), output_sqnr_db(builder.model, builder.build().model, samples=few, tier=builder.tier)[0]
-    )
+    found = nearness(builder.model, builder.build().model, samples=few, tier=builder.tier)[0]
+    return Examination(layers, len(few), found.together_db)

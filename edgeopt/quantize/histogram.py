@@ -25,7 +25,8 @@ class Histogram:
     the counts between them.
 
     `counts` int64 [2*HALF]: bin i holds values in [(i - HALF) * width, (i - HALF + 1) * width); exact zeros are in
-    `zeros` instead, because quantization keeps them exactly.
+    `zeros` instead, because quantization keeps them exactly. `shares` float64 [2*HALF]: the same, a value of each image
+    counting as one over the image's mean square, so that loud and quiet images weigh alike.
     """
 
     low: float = np.inf
@@ -33,6 +34,7 @@ class Histogram:
     zeros: int = 0
     exponent: int | None = None
     counts: np.ndarray = field(default_factory=lambda: np.zeros(2 * HALF, np.int64))
+    shares: np.ndarray = field(default_factory=lambda: np.zeros(2 * HALF))
     images: int = 0
     """How many images made the averages."""
     average_low: float = 0.0
@@ -71,10 +73,10 @@ class Histogram:
             self.average_high += weight * (high - self.average_high)
 
     def count(self, values: np.ndarray) -> None:
-        """Count finite `values` of any shape."""
+        """Count finite `values` [images, ...]; a vector is of one image."""
         if values.size == 0:
             return
-        values = values.reshape(-1)
+        values = values.reshape(len(values) if values.ndim > 1 else 1, -1)
         low, high = float(values.min()), float(values.max())
         self.extend(low, high)
         largest = max(-low, high)
@@ -83,12 +85,16 @@ class Histogram:
             return
         self._fit(_exponent(largest))
         scaled = values * np.float64(1 / self.width) if self._is_extreme() else values * np.float32(1 / self.width)
+        weights = self._weights(scaled)
         np.floor(scaled, out=scaled)
         scaled += HALF
-        self.counts += np.bincount(scaled.astype(np.intp), minlength=2 * HALF)
-        zeros = int(np.count_nonzero(values == 0))
-        self.counts[HALF] -= zeros
-        self.zeros += zeros
+        bins = scaled.astype(np.intp).ravel()
+        zeros = np.array([np.count_nonzero(row == 0) for row in values])
+        self.counts += np.bincount(bins, minlength=2 * HALF)
+        self.counts[HALF] -= zeros.sum()
+        self.shares += np.bincount(bins, np.repeat(weights, values.shape[1]), minlength=2 * HALF)
+        self.shares[HALF] -= zeros @ weights
+        self.zeros += int(zeros.sum())
 
     def merge(self, other: Histogram) -> None:
         """Add what `other` saw; `other` stays as it is. The averages become the wider of both: where two tensors of
@@ -104,6 +110,7 @@ class Histogram:
         self._fit(other.exponent)
         assert self.exponent is not None
         self.counts += _halved(other.counts, self.exponent - other.exponent)
+        self.shares += _halved(other.shares, self.exponent - other.exponent)
 
     def share_outside(self, low: float, high: float) -> float:
         """Share of the counted values in bins wholly outside [low, high]; 0.0 when nothing was counted."""
@@ -116,7 +123,15 @@ class Histogram:
             self.exponent = exponent
         elif exponent > self.exponent:
             self.counts = _halved(self.counts, exponent - self.exponent)
+            self.shares = _halved(self.shares, exponent - self.exponent)
             self.exponent = exponent
+
+    def _weights(self, scaled: np.ndarray) -> np.ndarray:
+        """One over each row's mean square, float64 [rows], to the nearest power of two: sums of such numbers are exact,
+        so that no order of the images leaves a trace. 0 for a row of zeros. `scaled` is in widths of a bin."""
+        power = np.einsum("ij,ij->i", scaled, scaled).astype(np.float64) / scaled.shape[1]
+        nearest = np.rint(np.log2(power, out=np.zeros_like(power), where=power > 0)) + 2 * (self.exponent or 0)
+        return np.where(power > 0, np.exp2(-nearest), 0.0)
 
     def _is_extreme(self) -> bool:
         """1/width does not fit a normal float32."""

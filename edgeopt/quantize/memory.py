@@ -8,13 +8,15 @@ What a process holds while it observes, besides what it held before:
   memory in rounded pieces;
 - the batches that are read ahead, the samples that wait to be counted, and the histograms.
 
-The number of images is not among them.
+The number of images is not among them. What runs layer by layer (`model/layerwise`) takes a batch of two models and
+what of the values put aside stays in memory (`plan_pieces`).
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,16 +24,28 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.errors import UsageError
+from edgeopt.model.layerwise.pile import IN_MEMORY
 from edgeopt.model.memory import constant_values, lifetimes
 from edgeopt.model.model import Model
 from edgeopt.model.providers import CPU
 from edgeopt.quantize.histogram import HALF
 from edgeopt.quantize.observe import COUNTED_AT_ONCE, known_dims, suggest_batch, workers_for
-from edgeopt.quantize.probes import SAMPLED, Dims
+from edgeopt.quantize.probes import SAMPLED, Dims, dims_of, elements
 from edgeopt.quantize.samples import Samples
 from edgeopt.units import format_bytes
 
-__all__ = ["MemoryPlan", "peak_rss_bytes", "plan_memory", "predict_memory", "rss_bytes"]
+__all__ = [
+    "MemoryPlan",
+    "Pieces",
+    "least_pieces",
+    "peak_rss_bytes",
+    "plan_memory",
+    "plan_pieces",
+    "predict_memory",
+    "predict_watching",
+    "room_bytes",
+    "rss_bytes",
+]
 
 WEIGHT_COPIES = 4
 RUN_FACTOR = 2.5
@@ -40,6 +54,11 @@ SESSION_BYTES = 25_000_000
 """onnxruntime's own, whatever the network."""
 READ_AHEAD = 3
 """Input batches in memory besides those that run: one waits, one is handed over, one is being read."""
+PIECES_FACTOR = 10
+"""Times the live activations of a batch, where two models run layer by layer: what each reads, runs and returns, and
+sums over both."""
+PILES = 8
+"""Values that cross one place of the two graphs, about."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +129,57 @@ def predict_memory(
         + (workers + READ_AHEAD) * rows * inputs
         + len(tensors) * (waiting + 2 * HALF * 8)
     )
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How two versions of a model will be run layer by layer, and what that takes beside what the process holds."""
+
+    batch_size: int
+    in_memory: int
+    """Bytes of each value put aside that touch no disk."""
+    predicted_bytes: int
+
+
+def plan_pieces(model: Model, samples: Samples, batch_size: int, room: float = math.inf) -> Pieces:
+    """A batch size, at most `batch_size`, with which running `model` and its Q/DQ version layer by layer, and then each
+    of them once as a whole, takes at most `room` bytes; 1 where none does.
+    """
+    weights = [array.nbytes for array in model.weights().values()]
+    live = _live_bytes(model, known_dims(model, next(samples.batches(1))) if len(samples) else {})
+    in_memory = min(IN_MEMORY, int(min(room, 2**40) / (8 * PILES)))
+    whole = WEIGHT_COPIES * sum(weights) + RUN_FACTOR * live
+    found = None
+    for size in (batch_size, *_halves(batch_size)):
+        layers = 2 * WEIGHT_COPIES * max(weights, default=0) + PILES * in_memory
+        layers += PIECES_FACTOR * live * (1 if _fixed_batch(model) else size)
+        found = Pieces(size, in_memory, round(SESSION_BYTES + max(whole, layers)))
+        if found.predicted_bytes <= room:
+            break
+    assert found is not None
+    return found
+
+
+def least_pieces(model: Model, samples: Samples) -> int:
+    """The least room with which `plan_pieces` finds a size that fits, bytes."""
+    return round(plan_pieces(model, samples, 1, 0).predicted_bytes * 8 / 7)  # an eighth of it is for the piles
+
+
+def predict_watching(model: Model, tensors: Collection[str], samples: Samples, batch_size: int = 1) -> int:
+    """Bytes that running the model takes when it hands out `tensors` of a batch all at once."""
+    dims = known_dims(model, next(samples.batches(1))) if len(samples) else {}
+    seen = (
+        dims.get(v.name or "") or dims_of(v) for node in model.graph.graph for v in node.outputs if v.name in tensors
+    )
+    watched = 4 * sum(elements(one) for one in seen)
+    rows = 1 if _fixed_batch(model) else batch_size
+    weights = sum(array.nbytes for array in model.weights().values())
+    return round(SESSION_BYTES + WEIGHT_COPIES * weights + rows * (RUN_FACTOR * _live_bytes(model, dims) + 2 * watched))
+
+
+def room_bytes(max_memory: int | None) -> float:
+    """What the process may still take under a limit; infinity without one."""
+    return math.inf if max_memory is None else max_memory - rss_bytes()
 
 
 def rss_bytes() -> int:

@@ -12,7 +12,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +30,7 @@ from edgeopt.quantize.probes import SAMPLED, Dims, Probe, add_probes, dims_of, e
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = ["SAMPLED", "Observation", "known_dims", "observe", "suggest_batch", "workers_for"]
+__all__ = ["SAMPLED", "Observation", "known_dims", "not_finite", "observe", "suggest_batch", "workers_for"]
 
 BATCH_BYTES = 64 * 2**20
 """Observed activations of one batch; those of a small network fill a batch, a large one goes image by image."""
@@ -51,6 +51,8 @@ class Observation:
     images: int = 0
     bytes_seen: int = 0
     """float32 bytes of the observed activations, all images together; none of it was kept."""
+    not_finite: dict[str, None] = field(default_factory=dict)
+    """Tensors, in the order of the graph, that held a NaN or an infinity: their histograms mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def observe(
     extremes and their averages only. `total` is the number of images, for the progress display and so that few
     batches use all cores too; `workers` batches run at a time (None: see `workers_for`). `providers`: see
     `edgeopt.model.providers.choose_providers`.
-    Raises StageFailed naming the first tensor, in the order of the graph, with a NaN or an infinity in it.
+    Raises StageFailed where an output of the model holds a NaN or an infinity, naming the first tensor, in the order of
+    the graph, that does.
     """
     feeds = (_by_name(batch, model) for batch in batches)
     first = next(feeds, None)
@@ -125,6 +128,11 @@ def observe(
     _take_all(result, waiting, probes, model)
     result.bytes_seen = 4 * result.images * sum(probe.elements for probe in probes)
     return result
+
+
+def not_finite(tensor: str) -> str:
+    """The sentence about a tensor that no range can hold."""
+    return f"tensor {tensor!r} holds NaN or infinite values on the calibration images"
 
 
 def suggest_batch(model: Model, tensors: Sequence[str], providers: Sequence[str] = CPU) -> int:
@@ -181,16 +189,17 @@ def _run_ahead(session: ort.InferenceSession, pieces: Iterator[_Piece], workers:
 
 
 def _take_all(result: Observation, seen: Sequence[_Seen], probes: Sequence[Probe], model: Model) -> None:
-    """Add the statistics of some runs. Raises StageFailed for the first observed tensor that is not finite, or else
-    for such an output of the model."""
+    """Add the statistics of some runs. Raises StageFailed for an output of the model that is not finite, naming the
+    first observed tensor that is not."""
     names = [probe.tensor for probe in probes if not _take(result.histograms[probe.tensor], seen, probe)]
     floats = [info.name for info in model.outputs if info.dtype.kind == "f"]
-    names += [name for name in floats if not all(np.isfinite(one.found[name]).all() for one in seen)]
-    if names:
+    broken = [name for name in floats if not all(np.isfinite(one.found[name]).all() for one in seen)]
+    if broken:
         raise StageFailed(
-            f"tensor {names[0]!r} holds NaN or infinite values on the calibration images",
-            fix="look at the images' preprocessing and at the layer that makes it, or exclude its readers",
+            not_finite([*names, *broken][0]),
+            fix="look at the images' preprocessing and at the layer that makes it",
         )
+    result.not_finite |= dict.fromkeys(names)
     result.images += sum(one.images for one in seen)
 
 
@@ -200,13 +209,14 @@ def _take(histogram: Histogram, seen: Sequence[_Seen], probe: Probe) -> bool:
         return True
     each = [one.extremes(probe) for one in seen]
     lows, highs = (np.concatenate(parts) for parts in zip(*each, strict=True))
-    sample = np.zeros(0, np.float32)
-    if probe.sample is not None:
-        sample = np.concatenate([one.own(probe.sample).ravel() for one in seen])
-    if not (np.isfinite(lows).all() and np.isfinite(highs).all() and np.isfinite(sample).all()):
+    samples = [] if probe.sample is None else [one.own(probe.sample) for one in seen]
+    if len({rows.shape[1] for rows in samples}) == 1:
+        samples = [np.concatenate(samples)]
+    if not all(np.isfinite(values).all() for values in (lows, highs, *samples)):
         return False
     histogram.extend_by_images(lows, highs)
-    histogram.count(sample)
+    for rows in samples:
+        histogram.count(rows)
     return True
 
 
@@ -218,7 +228,7 @@ def _of_constant(model: Model, tensor: str, counts: bool) -> Histogram:
         array = value.const_value.numpy()
         histogram.extend_by_images(array.min(keepdims=True).ravel(), array.max(keepdims=True).ravel())
         if counts:
-            histogram.count(array)
+            histogram.count(array.reshape(1, -1))
     return histogram
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from edgeopt.errors import UsageError
 from edgeopt.model.model import Model
 from edgeopt.model.quantized import refuse_quantized
+from edgeopt.quantize.masks import is_mask
 from edgeopt.stage import Context
 from edgeopt.tiers import Tier
 
@@ -23,7 +24,8 @@ def prepare(model: Model, tier: Tier, context: Context) -> Model:
 
     What is left of BatchNormalization has no integer kernel anywhere; Mul and Add have, where nothing may stay float.
     Where the model runs here, widths are brought to what onnxruntime's kernels like.
-    Raises UsageError for a model that is quantized already or has weights that are not finite.
+    Raises UsageError for a model that is quantized already or has weights that are not finite (-inf in an attention
+    mask apart).
     """
     from edgeopt.model.child import convert_opset
     from edgeopt.model.shapes import infer_shapes
@@ -45,6 +47,8 @@ def prepare(model: Model, tier: Tier, context: Context) -> Model:
 
 
 def _refuse_infinite(model: Model) -> None:
+    """An attention mask may hold -inf; it stays in float (`masks`)."""
+    values = model.graph.graph.initializers
     for name, array in model.weights().items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not np.isfinite(array).all() and not is_mask(values[name]):
             raise UsageError(f"weight {name!r} holds NaN or infinite values", fix="take an earlier checkpoint")

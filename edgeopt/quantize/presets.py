@@ -11,8 +11,11 @@ __all__ = ["DEFAULT", "PRESETS", "Preset", "PresetName", "fill_preset"]
 PresetName = Literal["fast", "balanced", "best"]
 DEFAULT: PresetName = "balanced"
 
-RANGES = {"kind": "mse", "clipping": 4.0}
+CLIPPING = 4.0
 """Samples are few: an image beyond their range must not lose more than the others gain."""
+RANGES = {"kind": "mse_by_image", "clipping": CLIPPING}
+RIVALS = [{"kind": "mse", "clipping": CLIPPING}, {"kind": "minmax"}]
+"""For the loudest images: where they are most of all there is, the samples held back may say so."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ PRESETS: Mapping[PresetName, Preset] = {
         "fast, and uneven channels evened out, biases and weight scales corrected on up to 64 images (8 s)",
         {
             "calibrator": RANGES,
-            "rivals": [{"kind": "minmax"}],
+            "rivals": RIVALS,
             "weight_scale": {"kind": "mse"},
             "transforms": [{"kind": "cross_layer"}, {"kind": "smooth_quant"}],
             "refinements": [{"kind": "bias_correction"}],
@@ -42,7 +45,7 @@ PRESETS: Mapping[PresetName, Preset] = {
         "balanced, with weights and biases fitted layer by layer to what quantized inputs need (minutes)",
         {
             "calibrator": RANGES,
-            "rivals": [{"kind": "minmax"}],
+            "rivals": RIVALS,
             "weight_scale": {"kind": "mse"},
             "transforms": [{"kind": "cross_layer"}, {"kind": "smooth_quant"}],
             "refinements": [{"kind": "reconstruct"}],

@@ -38,16 +38,17 @@ def limit(seen: Histogram, useful: Range) -> Histogram:
     """The histogram as it would be of the tensor clipped to `useful`; `seen` itself where that changes nothing."""
     if (useful.low <= seen.low and seen.high <= useful.high) or useful.low > seen.high or useful.high < seen.low:
         return seen
-    counts = seen.counts.copy()
+    counts, shares = seen.counts.copy(), seen.shares.copy()
     if counts.any():
         centres = (seen.edges[:-1] + seen.edges[1:]) / 2
         inside = np.flatnonzero((centres >= useful.low) & (centres <= useful.high))
         if len(inside) == 0:
             return seen
         first, last = inside[0], inside[-1]
-        counts[first] += counts[:first].sum()
-        counts[last] += counts[last + 1 :].sum()
-        counts[:first] = counts[last + 1 :] = 0
+        for values in (counts, shares):
+            values[first] += values[:first].sum()
+            values[last] += values[last + 1 :].sum()
+            values[:first] = values[last + 1 :] = 0
     return replace(
         seen,
         low=max(seen.low, useful.low),
@@ -55,6 +56,7 @@ def limit(seen: Histogram, useful: Range) -> Histogram:
         average_low=max(seen.average_low, useful.low),
         average_high=min(seen.average_high, useful.high),
         counts=counts,
+        shares=shares,
     )
 
 

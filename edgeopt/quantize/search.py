@@ -29,6 +29,7 @@ from edgeopt.model.model import Model
 from edgeopt.quantize.build import Builder
 from edgeopt.quantize.calibrators import MinMax
 from edgeopt.quantize.found import Found
+from edgeopt.quantize.nearness import nearness
 from edgeopt.quantize.samples import Samples
 from edgeopt.quantize.speed.costs import TYPICAL
 from edgeopt.quantize.speed.finish import finish
@@ -206,15 +207,9 @@ class _Search:
 
 def _nearest(builder: Builder, placements: Sequence[Placement], samples: Samples) -> Placement:
     """The placement whose outputs differ least from the float model's."""
-    from edgeopt.model.runtime import open_session, run
-
-    models = [builder.model, *(build_as_delivered(builder, placement) for placement in placements)]
-    sessions = [open_session(model, threads=1) for model in models]
-    errors = np.zeros(len(placements))
-    for feeds in samples.take(JUDGED).batches(1):
-        expected, *found = (run(session, feeds)[0].astype(np.float64) for session in sessions)
-        errors += [float(np.square(outputs - expected).sum()) for outputs in found]
-    return placements[int(np.argmin(errors))]
+    models = [build_as_delivered(builder, placement) for placement in placements]
+    found = nearness(builder.model, *models, samples=samples.take(JUDGED), tier=builder.tier)
+    return placements[int(np.argmax([near.decibels for near in found]))]
 
 
 class _Stopwatch:

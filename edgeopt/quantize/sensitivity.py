@@ -197,6 +197,9 @@ class Tally:
         self.signal = self.noise = 0.0
 
     def add(self, expected: np.ndarray, got: np.ndarray) -> None:
+        """Count one batch. An answer of another shape (detections vary in number) counts as none at all."""
+        if got.shape != expected.shape:
+            got = np.zeros_like(expected)
         self.signal += float(np.sum(np.square(expected, dtype=np.float64)))
         self.noise += float(np.sum(np.square(np.subtract(got, expected, dtype=np.float64))))
 

@@ -8,6 +8,7 @@ for each output channel leaves room. Without outliers there is little to gain: b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from edgeopt.model.model import Model
 from edgeopt.model.passes.edit import attribute, constant_of
-from edgeopt.quantize.channels import FURTHEST, Channels, Rounding, look, rounding_of
+from edgeopt.quantize.channels import FURTHEST, Channels, Rounding, least_bytes, look, rounding_of
 from edgeopt.quantize.operators import has_weight
 from edgeopt.quantize.samples import Samples
 from edgeopt.spec import Spec
@@ -46,12 +47,18 @@ class SmoothQuant(Spec):
         0.5, ge=0, lt=1, description="share of the expected error that must go, or a normalization stays as it is"
     )
 
-    def transform(self, model: Model, samples: Samples, context: Context) -> StageResult:
+    def least_bytes(self, model: Model, samples: Samples) -> int:
+        """Memory that it takes at least, beside what the process holds."""
+        return least_bytes(
+            model, {spot.name for node in model.graph.graph if (spot := _spot(node)) is not None}, samples
+        )
+
+    def transform(self, model: Model, samples: Samples, context: Context, room: float = math.inf) -> StageResult:
         """A model that computes the same with other weights. Facts: normalizations found and smoothed, alphas by node
         name, and the mean expected gain of those smoothed, dB."""
         changed = model.copy()
         spots = [spot for node in changed.graph.graph if (spot := _spot(node)) is not None]
-        seen = look(model, {spot.name: -1 for spot in spots}, samples.take(self.images), context)
+        seen = look(model, {spot.name: -1 for spot in spots}, samples.take(self.images), context, room)
         rounding = rounding_of(context.tier)
         alphas: dict[str, float] = {}
         gains: list[float] = []

@@ -8,6 +8,7 @@ find better constants for it (`refinements`, `qat`), and give it the form that i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from edgeopt.errors import UsageError
+from edgeopt.errors import StageFailed, UsageError
 from edgeopt.model.model import Model
 from edgeopt.model.providers import Device, choose_providers
 from edgeopt.quantize.bias import BiasCorrection
@@ -26,10 +27,9 @@ from edgeopt.quantize.calibrators import Calibrator, MinMax, Mse
 from edgeopt.quantize.dynamic import quantize_dynamic
 from edgeopt.quantize.eligible import find_excluded
 from edgeopt.quantize.equalize import CrossLayer
-from edgeopt.quantize.histogram import Histogram
-from edgeopt.quantize.memory import peak_rss_bytes, plan_memory
-from edgeopt.quantize.nearness import output_sqnr_db
-from edgeopt.quantize.observe import observe
+from edgeopt.quantize.memory import peak_rss_bytes, plan_memory, room_bytes, rss_bytes
+from edgeopt.quantize.nearness import nearness
+from edgeopt.quantize.observe import Observation, not_finite, observe
 from edgeopt.quantize.pack import pack_weights
 from edgeopt.quantize.prepare import prepare
 from edgeopt.quantize.presets import DEFAULT, PRESETS, PresetName, fill_preset
@@ -45,14 +45,16 @@ from edgeopt.quantize.weight_only import quantize_weights_only
 from edgeopt.quantize.weights import MseScale, WeightScale
 from edgeopt.stage import Context, Stage, StageResult
 from edgeopt.tiers import Tier, load_tier
-from edgeopt.units import Bytes, Points
+from edgeopt.units import Bytes, Points, format_bytes
 
 __all__ = ["Quantize", "Refinement", "Transform"]
 
 Transform = Annotated[CrossLayer | SmoothQuant, Field(discriminator="kind")]
-"""Float graph -> an equal one that loses less in integers: `transform(model, samples, context) -> StageResult`."""
+"""Float graph -> an equal one that loses less in integers: `transform(model, samples, context, room) -> StageResult`;
+`least_bytes(model, samples)` of memory is the least room it takes."""
 Refinement = Annotated[BiasCorrection | Reconstruct, Field(discriminator="kind")]
-"""Q/DQ graph -> the same with better constants: `refine(model, built, samples, context) -> StageResult`."""
+"""Q/DQ graph -> the same with better constants: `refine(model, built, samples, context, room) -> StageResult`, and
+`least_bytes` likewise."""
 
 PRESET_HELP = "; ".join(f"{name}: {preset.description}" for name, preset in PRESETS.items())
 JUDGED = 32
@@ -87,7 +89,11 @@ class Quantize(Stage):
     batch_size: int | None = Field(
         None, ge=1, description="calibration samples per run; none: as many as keep memory low. The result is the same"
     )
-    max_memory: Bytes | None = Field(None, description="of the process while it calibrates, such as 700MB")
+    max_memory: Bytes | None = Field(
+        None,
+        description="of the process while it observes, transforms and refines, such as 700MB; of the latter two, what "
+        "does not fit is left out",
+    )
     device: Device = Field("auto", description="where calibration runs; auto: on a GPU if onnxruntime offers one")
     exclude: tuple[str, ...] = Field(
         (), description="nodes kept in float: names, or regular expressions that match a whole name"
@@ -141,17 +147,32 @@ class Quantize(Stage):
         samples = samples_of(prepared, data.calibration, self.samples, context.seed)
         facts: dict[str, Any] = {}
         for transform in self.transforms:
-            result = transform.transform(prepared, samples, context)
-            prepared, facts[transform.kind] = result.model, result.facts
-        excluded = find_excluded(list(prepared.graph.graph), tier, self.exclude)
+            room = self._room(transform, prepared, samples, context)
+            if room > 0:
+                result = transform.transform(prepared, samples, context, room)
+                prepared, facts[transform.kind] = result.model, result.facts
+        excluded = set(find_excluded(list(prepared.graph.graph), tier, self.exclude))
         seen, observed = self._observe(prepared, tier, samples, context)
-        builder = Builder(prepared, tier, seen, self.calibrator, self.weight_scale, frozenset(excluded))
+        excluded |= _touching(prepared, tier, seen.not_finite, context)
+        builder = Builder(prepared, tier, seen.histograms, self.calibrator, self.weight_scale, frozenset(excluded))
         return builder, samples, facts | observed
+
+    def _room(self, step: Transform | Refinement, model: Model, samples: Samples, context: Context) -> float:
+        """Bytes of memory that a step may take; 0, and a warning, where it takes more than there are."""
+        room = room_bytes(self.max_memory)
+        least = 0 if room == math.inf else step.least_bytes(model, samples)
+        if least <= max(room, 0):  # 0: there is nothing for it to do
+            return max(room, 1)
+        context.progress.warn(
+            f"{step.kind} is left out: it takes {format_bytes(least)} of memory beside the {format_bytes(rss_bytes())} "
+            f"that are held, over the limit of {format_bytes(self.max_memory or 0)}"
+        )
+        return 0.0
 
     def _observe(
         self, model: Model, tier: Tier, samples: Samples, context: Context
-    ) -> tuple[dict[str, Histogram], dict[str, Any]]:
-        """Tensor -> what it holds, and how that was seen."""
+    ) -> tuple[Observation, dict[str, Any]]:
+        """What the tensors hold, and how that was seen."""
         started = time.perf_counter()
         tensors, counts = wanted_tensors(model, tier), any(c.needs_counts for c in (self.calibrator, *self.rivals))
         providers = choose_providers(self.device, context.progress)
@@ -174,7 +195,7 @@ class Quantize(Stage):
             providers=providers,
             workers=memory.workers,
         )
-        return seen.histograms, {
+        return seen, {
             "calibrator": self.calibrator.model_dump(),
             "samples": seen.images,
             "activation_bytes_observed": seen.bytes_seen,
@@ -195,16 +216,21 @@ class Quantize(Stage):
         if builder.tier.measured_here and self.speed != "measured":
             facts["may_be_faster"] = "quantize with `speed: measured`"
         for refinement in self.refinements:
-            result = refinement.refine(builder.model, built, fitted_on, context)
-            before, after = output_sqnr_db(builder.model, built.model, result.model, samples=judged_on, tier=tier)
-            facts[refinement.kind] = result.facts | {"kept": after > before, "gain_db": round(after - before, 2)}
-            built = built.with_model(result.model) if after > before else built
+            room = self._room(refinement, builder.model, fitted_on, context)
+            if room <= 0:
+                continue
+            result = refinement.refine(builder.model, built, fitted_on, context, room)
+            found = nearness(builder.model, built.model, result.model, samples=judged_on, tier=tier)
+            gain = found[1].decibels - found[0].decibels
+            facts[refinement.kind] = result.facts | {"kept": gain > 0, "gain_db": round(gain, 2)}
+            built = built.with_model(result.model) if gain > 0 else built
         if self.qat is not None:
             result = self.qat.train(builder.model, built, context)
             built, facts["qat"] = built.with_model(result.model), result.facts
         if self.max_memory is None:  # every layer's output of one sample, twice
             facts["layers_sqnr_db"] = layers_sqnr_db(builder.model, built, judged_on)
-        return StageResult(_finish(built, tier, slow - budget, round(PACKED_SHARE * model.size_bytes), facts), facts)
+        packed = _finish(built, tier, slow - budget, round(PACKED_SHARE * model.size_bytes), facts)
+        return StageResult(packed, facts, unfinished=facts.get("budget", {}).get("stopped_by") == "ctrl_c")
 
     def _choose_ranges(self, builder: Builder, samples: Samples, facts: dict[str, Any]) -> Built:
         """The Q/DQ model by the calibrator, or by the one of its rivals whose outputs are nearer to float."""
@@ -212,11 +238,12 @@ class Quantize(Stage):
             return builder.build()
         choices = [replace(builder, calibrator=calibrator) for calibrator in (self.calibrator, *self.rivals)]
         models = [choice.build() for choice in choices]
-        found = output_sqnr_db(builder.model, *(built.model for built in models), samples=samples, tier=builder.tier)
-        best = int(np.argmax(found))
+        found = nearness(builder.model, *(built.model for built in models), samples=samples, tier=builder.tier)
+        best = int(np.argmax([near.decibels for near in found]))
         facts["calibrator"] = choices[best].calibrator.model_dump()
         facts["calibrators_sqnr_db"] = {
-            choice.calibrator.kind: round(decibels, 2) for choice, decibels in zip(choices, found, strict=True)
+            choice.calibrator.kind: [round(near.together_db, 2), round(near.apart_db, 2)]
+            for choice, near in zip(choices, found, strict=True)
         }
         return models[best]
 
@@ -242,6 +269,24 @@ class Quantize(Stage):
         found = meet_budget(builder, samples, max_drop=self.max_drop, time_budget=self.time_budget, context=context)
         facts["budget"] = found.facts
         return found.floating
+
+
+def _touching(model: Model, tier: Tier, tensors: Collection[str], context: Context) -> set[str]:
+    """Nodes that read or make one of these `tensors`, which no range can hold, with a warning that they stay in float.
+
+    Raises StageFailed on a tier that takes nothing but integers.
+    """
+    if not tensors:
+        return set()
+    first, more = next(iter(tensors)), f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+    if tier.integer_only:
+        raise StageFailed(not_finite(first), where=f"tier {tier.name}", fix="look at the layer that makes it")
+    context.progress.warn(f"{not_finite(first)}{more}, though the outputs do not: what touches them stays in float")
+    return {
+        node.name or ""
+        for node in model.graph.graph
+        if any(value is not None and value.name in tensors for value in (*node.inputs, *node.outputs))
+    }
 
 
 def _nothing_in_integers(slow: frozenset[str]) -> str:

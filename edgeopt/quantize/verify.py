@@ -17,10 +17,11 @@ __all__ = ["float_leftovers", "fused_operators", "require_integers", "unfused"]
 ARITHMETIC = frozenset({
     "Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add",
     "Sub", "Mul", "Div", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum",
-    "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger",
 })  # fmt: skip
 """Operators that compute in float where they are left unfused. Functions of one variable (HardSwish, Tanh ...) between
 DQ and Q are not among them: 256 possible inputs make them a table."""
+FLOAT_RESULT = frozenset({"MatMulIntegerToFloat", "MatMulInteger", "ConvInteger"})
+"""Operators that multiply integers and give floats (the latter two with a Cast and a Mul behind them)."""
 
 
 TABLES = frozenset({"HardSwish", "Mish", "Gelu", "Swish"})
@@ -53,8 +54,9 @@ def fused_operators(model: Model, session: Mapping[str, str]) -> list[tuple[str,
 
 
 def float_leftovers(model: Model, session: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(node name, operator) of the arithmetic that stays in float."""
-    return [(name, operator) for name, operator in fused_operators(model, session) if operator in ARITHMETIC]
+    """(node name, operator) of the arithmetic that stays in float, or gives floats."""
+    left = ARITHMETIC | FLOAT_RESULT
+    return [(name, operator) for name, operator in fused_operators(model, session) if operator in left]
 
 
 def unfused(model: Model, session: Mapping[str, str], integer: Collection[str]) -> list[str]:
@@ -62,7 +64,7 @@ def unfused(model: Model, session: Mapping[str, str], integer: Collection[str]) 
 
     Each of them pays for conversions around a float kernel: worth knowing, and worth excluding.
     """
-    return [name for name, _ in float_leftovers(model, session) if name in integer]
+    return [name for name, op in fused_operators(model, session) if op in ARITHMETIC and name in integer]
 
 
 def require_integers(model: Model, tier: Tier) -> None:

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from edgeopt.quantize.calibrators import NARROWEST, Calibrator, Entropy, MinMax, MovingAverage, Mse, Percentile
+from edgeopt.quantize.calibrators import (
+    NARROWEST,
+    Calibrator,
+    Entropy,
+    MinMax,
+    MovingAverage,
+    Mse,
+    MseByImage,
+    Percentile,
+)
 from edgeopt.quantize.histogram import HALF, Histogram
 from edgeopt.quantize.ranges import Grid, Range, make_grid
 
@@ -139,6 +148,30 @@ def test_mse_is_near_the_best_of_a_thousand_ranges() -> None:
 
     best = min(clipped_error(high) for high in np.linspace(2, 12, 1000))
     assert error(Mse(), values) < 1.03 * best
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_by_image_one_loud_image_in_a_hundred_does_not_coarsen_the_others(symmetric: bool) -> None:
+    """The mean over the images of each one's noise to signal ratio, against `mse`, which sees the loud one alone."""
+    images = BELL[:100_000].reshape(100, 1000).copy()
+    images[40] *= 300
+
+    def ratio(calibrator: Calibrator) -> float:
+        found = make_grid(
+            calibrator.choose_range(count(images), symmetric=symmetric), symmetric=symmetric, dtype="int8"
+        )
+        noise = np.square(found.dequantize(found.quantize(images)) - images).sum(axis=1)
+        return float((noise / np.square(images).sum(axis=1)).mean())
+
+    best = min(ratio(Percentile(percentile=percentile)) for percentile in (97, 98, 98.5, 99, 99.5))
+    assert ratio(MseByImage()) < 1.1 * best
+    assert ratio(MseByImage()) < 0.05 * ratio(Mse())
+
+
+def test_by_image_is_mse_where_images_are_alike() -> None:
+    images = OUTLIER[:200_000].reshape(100, -1)
+    found = [calibrator.choose_range(count(images), symmetric=False) for calibrator in (Mse(), MseByImage())]
+    assert found[0] == found[1]
 
 
 def test_percentile_agrees_with_numpy() -> None:

@@ -53,6 +53,21 @@ def test_only_zeros_then_values() -> None:
     assert (histogram.zeros, histogram.counts.sum(), histogram.low, histogram.high) == (5, 2, -2.0, 4.0)
 
 
+@given(hnp.arrays(np.float32, (6, 5), elements=NORMAL))
+def test_shares_are_counts_by_one_over_each_images_mean_square(images: np.ndarray) -> None:
+    """To the nearest power of two, so that neither order nor batches leave a trace."""
+    histogram = count(images)
+    expected = np.zeros(2 * HALF)
+    for image in images.astype(np.float64):
+        power = np.square(image).mean()
+        if power > 0:
+            counts, _ = np.histogram(image[image != 0], histogram.edges)
+            expected += counts * 2.0 ** -np.rint(np.log2(power))
+    np.testing.assert_array_equal(histogram.shares, expected)
+    backwards = count(*[image[None] for image in images[::-1]])
+    np.testing.assert_array_equal(histogram.shares, backwards.shares)
+
+
 def test_share_outside() -> None:
     histogram = count(np.linspace(-1, 1, 20001, dtype=np.float32))
     assert histogram.share_outside(-0.5, 0.9) == pytest.approx(0.3, abs=1e-3)

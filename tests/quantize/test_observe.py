@@ -145,6 +145,18 @@ def test_the_first_tensor_that_is_not_finite_is_named(new_net: Callable[..., Any
         observe(model, ["x", *computed(model)], [make_images(4)], counts=True)
 
 
+def test_what_is_not_finite_on_the_way_is_noted_where_the_outputs_are(
+    new_net: Callable[..., Any], make_images: Images
+) -> None:
+    net = new_net()
+    x = net.conv("x", 3, 4)
+    broken = net.add("Log", net.add("Relu", x))  # -inf where x is not positive
+    model = net.model(net.add("Add", net.add("Sigmoid", broken), x))
+    seen = observe(model, ["x", *computed(model)], [make_images(4), make_images(4, seed=2)], counts=True)
+    assert list(seen.not_finite) == ["log_2_out"]
+    assert seen.images == 8
+
+
 def test_the_suggested_batch_shrinks_with_the_activations(new_net: Callable[..., Any]) -> None:
     sizes = []
     for size in (16, 128, 512):

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from edgeopt.quantize.calibrators import Mse
+from edgeopt.quantize.calibrators import MseByImage
 from edgeopt.quantize.histogram import Histogram
 from edgeopt.quantize.presets import DEFAULT, PRESETS, RANGES, PresetName, fill_preset
 
@@ -53,5 +53,5 @@ def test_each_preset_does_more_than_the_one_before() -> None:
 def test_the_presets_ranges_clip_less_than_least_error_and_more_than_nothing() -> None:
     seen = Histogram()
     seen.count(np.random.default_rng(0).laplace(size=200_000))
-    chosen = Mse.model_validate(RANGES).choose_range(seen, symmetric=False)
-    assert Mse().choose_range(seen, symmetric=False).high < chosen.high < seen.high
+    chosen = MseByImage.model_validate(RANGES).choose_range(seen, symmetric=False)
+    assert MseByImage().choose_range(seen, symmetric=False).high < chosen.high < seen.high

@@ -269,12 +269,16 @@ def test_a_layer_whose_error_does_not_shrink_keeps_its_integers(
         np.testing.assert_array_equal(old.weight, new.weight)
 
 
+def beside(work: sweep.Sweep, name: str, pending: list[str]) -> tuple[str, str] | None:
+    return sweep.added_to(work.real.node(name).output[0], work.real, work.real, work.rough, set(pending))
+
+
 def test_a_branch_corrects_only_a_stream_that_is_done(resnet_model: Model, make_images: Fixture) -> None:
     """The last layer before an Add knows the other side's error once nothing will change that side any more."""
     built = build(resnet_model, make_images(8))
     work = sweep.Sweep(resnet_model, built.model, samples_of(make_images(8)), Context())
     names = [layer.name for layer in integer_layers(built.model) if layer.operator == "Conv"]
-    correcting = [i for i, name in enumerate(names) if work._beside(name, set(names[i:])) is not None]
+    correcting = [i for i, name in enumerate(names) if beside(work, name, names[i:]) is not None]
     # stem, block 1 (two layers and a plain shortcut), block 2 (two layers, then the shortcut's own)
     assert correcting == [2, 5]
 
@@ -289,11 +293,11 @@ def test_the_end_of_a_branch_aims_at_the_float_sum_less_what_is_there(
     layer = integer_layers(built.model)[2]
     fit = sweep.layer_fit(layer, work.float_nodes[layer.name])
     work._look(fit, 64, {layer.name})
-    beside = work._beside(layer.name, {layer.name})
-    assert beside is not None
+    found = beside(work, layer.name, [layer.name])
+    assert found is not None
     add = work.real.readers(work.real.node(layer.name).output[0])[0].output[0]
-    wanted = [found[add] for found in work.real.run([add])]
-    there = [found[beside[1]] for found in work.rough.run([beside[1]])]
+    wanted = [values[add] for values in work.real.run([add])]
+    there = [values[found[1]] for values in work.rough.run([found[1]])]
     np.testing.assert_allclose(np.concatenate(targets) + np.concatenate(there), np.concatenate(wanted), atol=1e-5)
 
 

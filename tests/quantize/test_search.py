@@ -243,3 +243,16 @@ def test_what_onnxruntime_leaves_in_float_is_named(make_builder, mobilenet_model
     add = next(node for node in broken.graph.graph if node.op_type == "Add")
     add.replace_input_with(1, add.inputs[1].producer().inputs[0].producer().inputs[0])  # its pair taken away
     assert add.name in unfused(broken, {}, built.plan.integer)
+
+
+def test_integer_products_with_a_float_result_are_integers_but_no_tier_of_integers_takes_them(
+    new_net, make_images, make_builder
+):
+    from edgeopt.quantize.verify import float_leftovers, fused_operators, unfused
+
+    net = new_net()
+    model = net.model(net.add("Softmax", net.add("MatMul", "x", net.weight(16, 16))))
+    built = make_builder(model).build()
+    assert ("matmul_0", "MatMulIntegerToFloat") in fused_operators(built.model, {})
+    assert unfused(built.model, {}, built.plan.integer) == []
+    assert float_leftovers(built.model, {}) == [("matmul_0", "MatMulIntegerToFloat")]

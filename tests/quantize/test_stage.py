@@ -9,12 +9,14 @@ from typing import Any, get_args
 import numpy as np
 import onnx
 import pytest
+from heard import Heard
 
 from edgeopt.errors import StageFailed, UsageError
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
 from edgeopt.quantize import Calibrator, MinMax, Mse, Percentile, Quantize
 from edgeopt.quantize.bias import BiasCorrection
+from edgeopt.quantize.budget import Found
 from edgeopt.quantize.build import Built
 from edgeopt.quantize.layers import integer_layers, with_layers
 from edgeopt.stage import StageResult
@@ -165,6 +167,25 @@ class TestRefusals:
         with pytest.raises(StageFailed, match="'x' holds NaN or infinite"):
             Quantize().apply(resnet_model, make_context(x))
 
+    @pytest.mark.parametrize("tier", ["any", "mcu"])
+    def test_not_finite_on_the_way_stays_float_or_is_refused_where_all_is_integer(
+        self, tier: str, new_net: Fixture, make_images: Fixture, make_context: Fixture
+    ) -> None:
+        net = new_net()
+        x = net.conv("x", 3, 4)
+        broken = net.add("Mul", x, net.constant(np.float32(3e38)))  # infinite here and there
+        model = net.model(net.head(net.add("Add", net.add("Sigmoid", broken), x), 4))
+        listening = Heard()
+        context = make_context(make_images(16), tier=load_tier(tier), progress=listening)
+        if tier == "mcu":
+            with pytest.raises(StageFailed, match="'mul_1_out' holds NaN or infinite"):
+                Quantize(preset="fast").apply(model, context)
+            return
+        result = Quantize(preset="fast", speed="integers").apply(model, context)
+        assert any("'mul_1_out' holds NaN or infinite" in warning for warning in listening.warnings)
+        assert {"Conv", "Gemm"} <= set(result.facts["quantized_nodes"])
+        assert {"mul_1", "sigmoid_2"} <= set(result.facts["float_nodes"])
+
     def test_several_inputs(self, make_images: Fixture, make_context: Fixture) -> None:
         text = "agraph (float[n, 4] a, float[n, 4] b) => (float[n, 4] y) { y = Add(a, b) }"
         proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
@@ -178,6 +199,16 @@ class TestRefusals:
             Quantize().apply(resnet_model, Context())
 
 
+def test_a_search_that_ctrl_c_ended_is_no_finished_result(
+    resnet_model: Model, make_images: Fixture, make_context: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stopped in ("ctrl_c", "time_budget", None):
+        found = Found(frozenset(), {"stopped_by": stopped})
+        monkeypatch.setattr("edgeopt.quantize.stage.meet_budget", lambda *_, found=found, **__: found)
+        result = Quantize(preset="fast", max_drop=1.0).apply(resnet_model, make_context(make_images(16)))
+        assert result.unfinished == (stopped == "ctrl_c")
+
+
 def test_of_rival_calibrators_the_nearest_to_float_is_taken(
     mobilenet_model: Model, make_images: Fixture, make_context: Fixture
 ) -> None:
@@ -185,7 +216,7 @@ def test_of_rival_calibrators_the_nearest_to_float_is_taken(
     settings = {"preset": "fast", "speed": "integers", "calibrator": crude.model_dump(), "rivals": [{"kind": "minmax"}]}
     result = Quantize(**settings).apply(mobilenet_model, make_context(make_images(96)))
     found = result.facts["calibrators_sqnr_db"]
-    assert found["minmax"] > found["percentile"] + 3
+    assert found["minmax"][0] > found["percentile"][0] + 3
     assert result.facts["calibrator"] == {"kind": "minmax"}
     alone = Quantize(**settings | {"calibrator": {"kind": "minmax"}, "rivals": []})
     plain = alone.apply(mobilenet_model, make_context(make_images(96)))
@@ -193,7 +224,7 @@ def test_of_rival_calibrators_the_nearest_to_float_is_taken(
 
 
 def test_a_calibrator_that_was_given_has_no_rivals() -> None:
-    assert Quantize().rivals == (MinMax(),)
+    assert Quantize().rivals == (Mse(clipping=4), MinMax())
     assert Quantize(calibrator={"kind": "entropy"}).rivals == ()
 
 

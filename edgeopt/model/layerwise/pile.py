@@ -24,8 +24,8 @@ IN_MEMORY = 16 * 2**20
 class Pile:
     """Arrays in the order in which they came. The file has no name and is gone with the pile, or with the process."""
 
-    def __init__(self) -> None:
-        self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (closed by __del__)
+    def __init__(self, in_memory: int = IN_MEMORY) -> None:
+        self._file = SpooledTemporaryFile(max(1, in_memory))  # noqa: SIM115  (closed by __del__)
         self._kinds: list[tuple[int, np.dtype[Any], tuple[int, ...]]] = []
         self.nbytes = 0
 
@@ -67,12 +67,12 @@ class Pile:
         return array
 
 
-def pile_up(batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Pile]:
-    """Name -> the arrays of that name, one of each batch."""
+def pile_up(batches: Iterable[Mapping[str, np.ndarray]], in_memory: int = IN_MEMORY) -> dict[str, Pile]:
+    """Name -> the arrays of that name, one of each batch; `in_memory` bytes of each name touch no disk."""
     piles: dict[str, Pile] = {}
     for batch in batches:
         for name, array in batch.items():
-            piles.setdefault(name, Pile()).append(array)
+            piles.setdefault(name, Pile(in_memory)).append(array)
     return piles
 
 

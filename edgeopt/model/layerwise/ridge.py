@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["damped", "ridge", "solve_lower"]
+__all__ = ["LARGEST_DOUBLE", "damped", "ridge", "solve_lower"]
 
 LARGEST_DOUBLE = 1024
 """Inputs up to which matrices are factored in float64."""

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 import onnx
 
-__all__ = ["LayerForm", "layer_form"]
+__all__ = ["LayerForm", "image_weights", "layer_form"]
+
+
+def image_weights(output: np.ndarray) -> np.ndarray:
+    """float64 [images]: one over the mean square of each image's `output` [images, ...]; 0 for one of zeros.
+
+    Errors weighed so are relative: a few loud images, which may hold nine tenths of all power, count as all others do.
+    """
+    rows = output.reshape(len(output), math.prod(output.shape[1:]))
+    power = np.einsum("ij,ij->i", rows, rows, dtype=np.float64) / max(1, rows.shape[1])
+    return np.asarray(np.divide(1, power, out=np.zeros_like(power), where=power > 0))
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,12 @@ class LayerForm:
         else:
             total, wanted = math.prod(output.shape[:-1]), count
         return np.sort(rng.permutation(total)[:wanted])
+
+    def images(self, places: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """[n]: which image of an output of that shape each row of `output_rows` belongs to."""
+        if self.kernel:
+            return np.repeat(np.arange(shape[0]), len(places))
+        return places // max(1, math.prod(shape[1:-1]))
 
     def output_rows(self, output: np.ndarray, places: np.ndarray) -> np.ndarray:
         """float32 [groups, n, outputs] of the layer's output [N, channels, ...] (or [..., channels])."""

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from edgeopt.model.layerwise.pile import Pile
+from edgeopt.model.layerwise.pile import IN_MEMORY, Pile
 from edgeopt.model.model import Model
 from edgeopt.model.runtime import open_session, run
 
@@ -27,9 +27,12 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 class Segments:
-    """One graph with the values held of each batch: at first `held`, input name -> its batches (see `pile_up`)."""
+    """One graph with the values held of each batch: at first `held`, input name -> its batches (see `pile_up`).
 
-    def __init__(self, model: Model, held: Mapping[str, Pile]) -> None:
+    `in_memory` bytes of each value that is held touch no disk.
+    """
+
+    def __init__(self, model: Model, held: Mapping[str, Pile], in_memory: int = IN_MEMORY) -> None:
         graph = model.graph.graph
         self._opsets = [onnx.helper.make_opsetid(*opset) for opset in model.graph.opset_imports.items()]
         self._version = model.graph.ir_version
@@ -48,6 +51,7 @@ class Segments:
         self._outputs = [value.name or "" for value in graph.outputs]
         self._done: set[int] = set()
         self._held = dict(held)
+        self._in_memory = in_memory
         self._changes: dict[str, Change] = {}
 
     @property
@@ -128,7 +132,7 @@ class Segments:
         """
         done = self._closed(self._index[name], keep)
         crossing = self._crossing(done)
-        piles = {value: Pile() for value in crossing if value not in self._held}
+        piles = {value: Pile(self._in_memory) for value in crossing if value not in self._held}
         values = self.run([*wanted, *piles])
         first = next(values, None)
         if first is None:

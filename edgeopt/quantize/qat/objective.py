@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,11 +29,11 @@ class Outputs(nn.Module):
         super().__init__()
         self.teacher = teacher.eval().requires_grad_(False)
 
-    def forward(self, outputs: Tensor, x: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, outputs: Tensor | Sequence[Tensor], x: Tensor, labels: Tensor | None) -> Tensor:
         """The batch's loss; labels are not looked at."""
         with torch.no_grad():
             target = first_output(self.teacher(x))
-        return nn.functional.mse_loss(outputs, target) / target.var().clamp_min(1e-12)
+        return nn.functional.mse_loss(first_output(outputs), target) / target.var().clamp_min(1e-12)
 
 
 def choose_objective(settings: Qat, floating: Model, teacher: nn.Module, split: Split) -> nn.Module:

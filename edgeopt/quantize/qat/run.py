@@ -76,7 +76,7 @@ class Run:
                 "the model stays as it was"
             )
         facts: dict[str, Any] = {
-            "epochs": settings.epochs,
+            "epochs": len(history),
             "kept": kept,
             "held_out_images": len(self.held),
             "before": vars(before),

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.model.layerwise.moments import Moments
-from edgeopt.model.layerwise.ridge import damped, ridge
-from edgeopt.model.layerwise.rows import LayerForm, layer_form
+from edgeopt.model.layerwise.ridge import LARGEST_DOUBLE, damped, ridge
+from edgeopt.model.layerwise.rows import LayerForm, image_weights, layer_form
 from edgeopt.model.passes.edit import attribute, constant_of
 from edgeopt.quantize.layers import IntegerLayer
 from edgeopt.quantize.reconstruct.solve import round_in_turn
@@ -56,14 +56,27 @@ class LayerFit:
         self.fit, self.held_out = Moments.empty(*self.weight.shape), Moments.empty(*self.weight.shape)
 
     def count(self, x: np.ndarray, target: np.ndarray, places: np.ndarray, *, held_out: bool) -> None:
-        """Count the layer's quantized input `x` and wanted output, both as the operator has them, at `places`."""
+        """Count the layer's quantized input `x` and wanted output, both as the operator has them, at `places`.
+
+        A row of each image counts as one over the mean square of the image's target: loud images weigh no more than
+        quiet ones.
+        """
         rows = _floats(self.form.input_rows(x, places, target.shape[2:]))
         error = _floats(self.form.output_rows(target, places))
-        self.signal += float(np.square(error).sum(dtype=np.float64))
+        weights = image_weights(target)[self.form.images(places, target.shape)]
+        self.signal += float((np.square(error).sum((0, 2), dtype=np.float64) * weights).sum())
         error = error - rows @ self.weight.swapaxes(1, 2)
         if self.bias is not None:
             error -= self.bias[:, None]
-        (self.held_out if held_out else self.fit).add(rows, error)
+        (self.held_out if held_out else self.fit).add(rows, error, weights)
+
+    def solve_bytes(self, rows: int) -> int:
+        """About the most memory that counting `rows` rows at a time and solving take."""
+        groups, outputs, inputs = self.weight.shape
+        wide = 8 if inputs <= LARGEST_DOUBLE else 4
+        squares = groups * inputs * inputs * (3 * 4 + 5 * wide)
+        products = groups * outputs * inputs * (4 * 4 + 4 * wide)
+        return int(squares + products + 16 * rows * groups * (inputs + outputs))
 
     def solve(self) -> Fit:
         """The integers that give the least error, as far as held-out rows trust it. Uses the moments up."""
@@ -113,9 +126,8 @@ class LayerFit:
         """float64 [groups, outputs]: what the bias gains when the weight changes so; 0 without a bias."""
         if self.bias is None:
             return np.zeros(self.weight.shape[:2])
-        return np.asarray(moments.e - (change.astype(np.float64) @ moments.x[:, :, None])[:, :, 0]) / max(
-            moments.rows, 1
-        )
+        missing = moments.e - (change.astype(np.float64) @ moments.x[:, :, None])[:, :, 0]
+        return np.asarray(missing / (moments.rows or 1))
 
     def _present_error(self, moments: Moments) -> float:
         """Summed squared error with the integers that the layer has now."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from edgeopt.model.model import Model
 from edgeopt.quantize.build import Built
+from edgeopt.quantize.memory import least_pieces
 from edgeopt.quantize.samples import Samples
 from edgeopt.spec import Spec
 from edgeopt.stage import Context, StageResult
@@ -38,15 +40,24 @@ class Reconstruct(Spec):
         None, gt=0, description="layers not reached by then stay as they are; none: all layers are done"
     )
 
-    def refine(self, model: Model, built: Built, samples: Samples, context: Context) -> StageResult:
+    def least_bytes(self, model: Model, samples: Samples) -> int:
+        """Memory that it takes at least, beside what the process holds; layers that would take more are left."""
+        return least_pieces(model, samples)
+
+    def refine(
+        self, model: Model, built: Built, samples: Samples, context: Context, room: float = math.inf
+    ) -> StageResult:
         """`built.model` with other integers in weights and biases; nodes, scales and names stay.
 
-        `model` is the float model that `built` was made from. A layer whose error does not shrink keeps what it had;
-        whether the outputs came nearer to the float model's is for the caller to judge, on samples not fitted to.
+        `model` is the float model that `built` was made from. A layer whose error does not shrink keeps what it had,
+        and so does one whose fit would not go into `room`, the memory that may be taken, bytes. Whether the outputs
+        came nearer to the float model's is for the caller to judge, on samples not fitted to. An image weighs as one
+        over the power of the layer's output for it.
         Deterministic in `context.seed` (unless time runs out). Facts: layers changed and left (name -> why), mean
         layer SQNR in dB before and after, seconds. Memory: a batch of both models and one layer's second moments;
         what crosses a place of the graphs is put aside in temporary files.
         """
         from edgeopt.quantize.reconstruct.sweep import Sweep
 
-        return Sweep(model, built.model, samples.take(self.samples), context).run(self.rows, self.max_seconds)
+        sweep = Sweep(model, built.model, samples.take(self.samples), context, room)
+        return sweep.run(self.rows, self.max_seconds)

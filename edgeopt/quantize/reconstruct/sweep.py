@@ -6,16 +6,19 @@ residual branch), the target also takes back the error of what it is added to: t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from edgeopt.model.layerwise.beside import added_to
 from edgeopt.model.layerwise.pile import pile_up
 from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.model import Model
 from edgeopt.quantize.layers import IntegerLayer, integer_layers, with_layers
+from edgeopt.quantize.memory import plan_pieces
 from edgeopt.quantize.reconstruct.layer import LayerFit, layer_fit
 from edgeopt.quantize.samples import Samples
 from edgeopt.stage import Context, StageResult
@@ -35,13 +38,17 @@ Change = tuple[np.ndarray | None, np.ndarray | None]
 class Sweep:
     """One float model and its Q/DQ version, and how far the work on the latter is."""
 
-    def __init__(self, model: Model, quantized: Model, samples: Samples, context: Context) -> None:
+    def __init__(
+        self, model: Model, quantized: Model, samples: Samples, context: Context, room: float = math.inf
+    ) -> None:
         self.quantized = quantized
         self.context = context
         self.samples = samples
         self.float_nodes = {node.name: node for node in model.graph.graph}
-        inputs = pile_up(samples.fitting(model, min(BATCH, max(1, len(samples) // HELD_OUT))))
-        self.real, self.rough = Segments(model, inputs), Segments(quantized, inputs)
+        pieces = plan_pieces(model, samples, min(BATCH, max(1, len(samples) // HELD_OUT)), room)
+        self.room = room - pieces.predicted_bytes
+        inputs = pile_up(samples.fitting(model, pieces.batch_size), pieces.in_memory)
+        self.real, self.rough = (Segments(graph, inputs, pieces.in_memory) for graph in (model, quantized))
         self.changes: dict[str, Change] = {}
         self.left: dict[str, str] = {}
         self.ratios: list[tuple[float, float]] = []
@@ -75,6 +82,8 @@ class Sweep:
         work = layer_fit(layer, self.float_nodes[layer.name])
         if isinstance(work, LayerFit) and not self.rough.owns(layer.name, (1, 2)):
             work = "it shares its weight or bias with another layer"
+        if isinstance(work, LayerFit) and work.solve_bytes(-(-rows // self.real.batches)) > self.room:
+            work = "its fit takes more memory than is allowed"
         if isinstance(work, str):
             self.left[layer.name] = work
             return ""
@@ -94,30 +103,19 @@ class Sweep:
         """Let the layer count its rows of every batch."""
         name = work.layer.name
         entry, output = self.rough.node(name).input[0], self.real.node(name).output[0]
-        beside = self._beside(name, pending)
+        beside = added_to(output, self.real, self.real, self.rough, pending)
         wanted = ([output], [entry]) if beside is None else ([output, beside[0]], [entry, beside[1]])
         rng = np.random.default_rng(self.context.seed)
         each = -(-rows // self.real.batches)
         reals = self.real.step(name, wanted[0], limit_bytes=HELD_BYTES)
         for number, (real, rough) in enumerate(zip(reals, self.rough.run(wanted[1]), strict=True)):
             target = real[output]
+            if target.size == 0 or rough[entry].shape[:1] != target.shape[:1]:
+                continue  # detections vary in number
             places = work.form.places(target, each, rng)
             if beside is not None and real[beside[0]].shape == rough[beside[1]].shape == target.shape:
                 target = target + real[beside[0]] - rough[beside[1]]
             work.count(rough[entry], target, places, held_out=number % HELD_OUT == HELD_OUT - 1)
-
-    def _beside(self, name: str, pending: set[str]) -> tuple[str, str] | None:
-        """What the layer's output is added to, in the float and in the Q/DQ graph; None where it is not added to
-        anything, or where layers that are not done yet would still change that."""
-        output = self.real.node(name).output[0]
-        readers = self.real.readers(output)
-        if len(readers) != 1 or readers[0].op_type != "Add" or not self.rough.has_node(readers[0].name):
-            return None
-        place = 1 - list(readers[0].input).index(output)
-        real, rough = readers[0].input[place], self.rough.node(readers[0].name).input[place]
-        if self.real.is_constant(real) or self.rough.ancestors(rough) & pending:
-            return None
-        return real, rough
 
 
 def _decibels(signal: float, error: float) -> float:
