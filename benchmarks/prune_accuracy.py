@@ -91,8 +91,8 @@ def read_options() -> argparse.Namespace:
         "--steps", type=int, default=1, help="of an iterative schedule, an epoch between two; 1: one_shot"
     )
     parser.add_argument("--criterion", default="l2")
-    parser.add_argument("--ranking", default="global")
-    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--ranking", default="sensitivity")
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--round-to", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test-images", type=int, default=None, help="default: all of them")

@@ -10,20 +10,17 @@ about a microsecond a kernel.
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from edgeopt.measure.kernels import kernel_events
 from edgeopt.model import Model
 from edgeopt.model.profile import CONVERTERS, node_label
-from edgeopt.model.runtime import open_session, run
 
 __all__ = ["time_layers"]
 
@@ -33,7 +30,7 @@ FEWEST, MOST = 3, 50
 WARM_UP = 2
 FUSED_DEPTH = 4
 """A Conv, its Add and its clip may be one kernel, with a pair between them."""
-EVENT = re.compile(r"at_(\d+)_.*kernel_time$")
+EVENT = re.compile(r"at_(\d+)_")
 
 
 def time_layers(
@@ -59,11 +56,7 @@ def time_layers(
         for place, value in enumerate(node.outputs):  # some kernels are named after what they write
             value.name = f"at_{index}_{place}"
     rounds = int(np.clip(1000 * SECONDS / max(latency_ms, 1e-6), FEWEST, MOST))
-    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
-        session = open_session(named, threads=threads, entries=entries, profile_to=Path(folder, "run"))
-        for _ in range(WARM_UP + rounds):
-            run(session, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text())
+    events, _ = kernel_events(named, feeds, lambda _: rounds, warm_up=WARM_UP, threads=threads, entries=entries)
     return {name: float(np.median(own)) for name, own in _per_run(events, owners, WARM_UP + rounds).items()}
 
 
@@ -114,7 +107,7 @@ def _per_run(events: list[dict[str, Any]], owners: _Owners, runs: int) -> dict[s
     seen: dict[str, int] = defaultdict(int)
     spent: dict[str, list[float]] = {}
     for event in events:
-        found = EVENT.search(event.get("name", "")) if event.get("cat") == "Node" else None
+        found = EVENT.search(event["name"])
         owner = owners.find(int(found[1]), event["args"]["op_name"]) if found is not None else None
         if owner is None:
             continue

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["Lifetimes", "constant_values", "lifetimes", "runs_in_integers"]
+__all__ = ["Lifetimes", "constant_values", "lifetimes", "lives", "runs_in_integers"]
 
 VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -56,29 +56,44 @@ def lifetimes(nodes: Sequence[ir.Node], graph: ir.Graph, constants: frozenset[ir
     Every shape has to be known as numbers.
     """
     roots = _roots(nodes, constants)
-    position = {node: index for index, node in enumerate(nodes)}
-    born: dict[ir.Value, int] = {}
-    dies: dict[ir.Value, int] = {}
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
-    for value in (*inputs, *(output for node in nodes for output in node.outputs if output.name)):
+
+    def holder(value: ir.Value) -> ir.Value | None:
         root = _follow(roots, value)
-        if value in constants or root in constants:
+        return None if value in constants or root in constants else root
+
+    change = [0] * (len(nodes) + 1)
+    written = [0] * len(nodes)
+    for root, (begin, end) in lives(nodes, graph, holder).items():
+        size = tensor_bytes(root)
+        change[begin] += size
+        change[end + 1] -= size
+        if root not in inputs:
+            written[begin] += size
+    return Lifetimes(tuple(itertools.accumulate(change[:-1])), tuple(written))
+
+
+def lives(
+    nodes: Sequence[ir.Node], graph: ir.Graph, holder: Callable[[ir.Value], ir.Value | None]
+) -> dict[ir.Value, tuple[int, int]]:
+    """Tensor -> the first and the last step that it is alive in, by the definitions above.
+
+    `holder` says which tensor holds a value: itself, or another whose memory it shares; None where it takes none.
+    """
+    position = {node: index for index, node in enumerate(nodes)}
+    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    found: dict[ir.Value, tuple[int, int]] = {}
+    for value in (*inputs, *(output for node in nodes for output in node.outputs if output.name)):
+        root = holder(value)
+        if root is None:
             continue
         producer = value.producer()
         begin = 0 if producer is None else position[producer]
         readers = [position[reader] for reader, _ in value.uses() if reader in position]
-        end = len(nodes) - 1 if value in graph.outputs else max(readers, default=begin)
-        born[root] = min(born.get(root, begin), begin)
-        dies[root] = max(dies.get(root, end), end)
-    change = [0] * (len(nodes) + 1)
-    written = [0] * len(nodes)
-    for root, begin in born.items():
-        size = tensor_bytes(root)
-        change[begin] += size
-        change[dies[root] + 1] -= size
-        if root not in inputs:
-            written[begin] += size
-    return Lifetimes(tuple(itertools.accumulate(change[:-1])), tuple(written))
+        end = len(nodes) - 1 if value.is_graph_output() else max(readers, default=begin)
+        first, last = found.get(root, (begin, end))
+        found[root] = min(first, begin), max(last, end)
+    return found
 
 
 def runs_in_integers(node: ir.Node, constants: frozenset[ir.Value]) -> bool:

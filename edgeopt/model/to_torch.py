@@ -6,7 +6,8 @@
   LayerNormalization's scale), and every other float tensor of more than one element that is computed with
   (a class token, a bias written as Add). Lone numbers (the 0.5 of a Gelu) are constants, and so is what the
   export marked as no weight (an attention mask).
-- BatchNormalization's running statistics are buffers; `module.train()` and `.eval()` switch it.
+- BatchNormalization's running statistics are buffers; `module.train()` and `.eval()` switch it. Statistics that the
+  graph computes, as a convolution that standardizes its weight has them, are no running ones.
 - Operands that say *how* (axes, pads, a Reshape's target) are baked in as Python numbers.
 - Shape arithmetic stays on the CPU, so that a dynamic batch costs an accelerator no wait.
 """
@@ -251,6 +252,7 @@ class _Builder:
         available: dict[str, Any] = {
             "outputs": len(node.outputs),
             "opset": node.version or self.opset,
+            "stored": [value is not None and value in self.paths for value in node.inputs],
             "types": [value.dtype if value is not None else None for value in (*node.inputs, *node.outputs)],
         }
         return {

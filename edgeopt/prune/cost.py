@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from edgeopt.model import Model
 from edgeopt.model.macs import COUNTERS, count_macs
+from edgeopt.model.memory import lives
 from edgeopt.prune.groups import Plan
 
 __all__ = ["Cost"]
@@ -124,22 +125,13 @@ class Cost:
 
 def _lives(graph: ir.Graph, plan: Plan) -> list[tuple[str, int, int]]:
     """(tensor, first step, last step it is alive in) for what is stored while the model runs."""
-    nodes = list(graph)
-    position = {node: index for index, node in enumerate(nodes)}
     place: dict[ir.Value, ir.Value] = {}
-    for node in nodes:
+    for node in graph:
         if node.op_type in IN_PLACE and node.inputs and node.inputs[0] is not None:
             place[node.outputs[0]] = place.get(node.inputs[0], node.inputs[0])
-    first: dict[ir.Value, int] = {}
-    last: dict[ir.Value, int] = {}
-    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
-    for value in (*inputs, *(output for node in nodes for output in node.outputs)):
-        if (value.name or "") not in plan.trace.shapes:
-            continue
-        root, producer = place.get(value, value), value.producer()
-        begin = position[producer] if producer is not None else 0
-        ends = [position[user] for user, _ in value.uses() if user in position]
-        end = len(nodes) - 1 if value.is_graph_output() else max(ends, default=begin)
-        first[root] = min(first.get(root, begin), begin)
-        last[root] = max(last.get(root, end), end)
-    return [(value.name or "", first[value], last[value]) for value in first]
+
+    def holder(value: ir.Value) -> ir.Value | None:
+        root = place.get(value, value)
+        return root if (root.name or "") in plan.trace.shapes else None
+
+    return [(value.name or "", first, last) for value, (first, last) in lives(list(graph), graph, holder).items()]

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from edgeopt.data import Split
 from edgeopt.model import Model
 from edgeopt.model.runtime import open_session, run
 from edgeopt.model.to_torch import from_torch, to_torch
 from edgeopt.stage import Context
+from edgeopt.train.boxes import WithBoxTeacher
 from edgeopt.train.fit import Stopped, fit
-from edgeopt.train.objectives import HardLabels, WithTeacher
+from edgeopt.train.objectives import WithTeacher
 from edgeopt.train.settings import Fit
-from edgeopt.train.stage import check_labels, ends_in_softmax
+from edgeopt.train.stage import ends_in_softmax, label_objective
 
 __all__ = ["Tuned", "finetune"]
 
@@ -52,25 +54,17 @@ def finetune(
     UsageError where images or labels do not fit, StageFailed on divergence.
     """
     split = context.need_data("prune with finetune").train
-    if split.labels is not None or alpha == 0:
-        check_labels(pruned, split, "prune with finetune")
-    probabilities = ends_in_softmax(pruned)
-    labels = HardLabels(settings.label_smoothing, probabilities=probabilities)
-    taught = WithTeacher(
-        to_torch(teacher),
-        temperature,
-        alpha,
-        labels,
-        student_probabilities=probabilities,
-        teacher_probabilities=probabilities,
-    )
+    labels = None
+    if split.truth is not None or alpha == 0:
+        labels = label_objective(pruned, split, settings, "prune with finetune")
+    objective = labels if labels is not None and alpha == 0 else _taught(pruned, teacher, labels, temperature, alpha)
     module = to_torch(pruned)
     try:
         history = fit(
             module,
             split,
             settings,
-            taught if alpha > 0 else labels,
+            objective,
             seed=context.seed,
             progress=context.progress,
             scratch=scratch,
@@ -80,6 +74,21 @@ def finetune(
         best = _better(pruned, from_torch(module, pruned), teacher, split.sample(JUDGED, context.seed))
         return Tuned(best, stopped.history, stopped=True)
     return Tuned(from_torch(module, pruned), history)
+
+
+def _taught(pruned: Model, teacher: Model, labels: nn.Module | None, temperature: float, alpha: float) -> nn.Module:
+    """What the unpruned network answers, and `labels` beside it."""
+    if pruned.meta.anchors is not None:
+        return WithBoxTeacher(to_torch(teacher), temperature, alpha, labels)
+    probabilities = ends_in_softmax(pruned)
+    return WithTeacher(
+        to_torch(teacher),
+        temperature,
+        alpha,
+        labels,
+        student_probabilities=probabilities,
+        teacher_probabilities=probabilities,
+    )
 
 
 def _better(before: Model, after: Model, teacher: Model, images: Split) -> Model:

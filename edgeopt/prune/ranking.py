@@ -1,6 +1,7 @@
 """How groups compare: who loses how much. A criterion ranks the units inside a group, a ranking the groups.
 
-One Spec each; `weigh` turns the criterion's scores into scores that `choose` compares by its `rule`.
+One Spec each; `curves` is what has to be measured once, and `weigh` turns the criterion's scores into scores that
+`choose` compares by its `rule`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import BeforeValidator, Field
 from edgeopt.model import Model
 from edgeopt.prune.criteria.scores import producing, sum_over
 from edgeopt.prune.groups import Group, Plan
-from edgeopt.prune.sensitivity import by_energy, marginal, measure
+from edgeopt.prune.sensitivity import Curve, affordable, by_energy, marginal, measure
 from edgeopt.spec import Spec
 from edgeopt.stage import Context
 
@@ -39,7 +40,11 @@ class Local(Spec):
     kind: Literal["local"] = "local"
     rule: ClassVar[Literal["local", "global"]] = "local"
 
-    def weigh(self, model: Model, plan: Plan, scores: list[np.ndarray], left: Share, context: Context) -> Weighed:
+    def curves(self, model: Model, plan: Plan, scores: list[np.ndarray], context: Context) -> list[Curve]:
+        """Nothing is measured."""
+        return [Curve(group.name, ()) for group in plan.groups]
+
+    def weigh(self, plan: Plan, scores: list[np.ndarray], curves: list[Curve], left: Share) -> Weighed:
         """The scores as they are."""
         return Weighed(scores, {})
 
@@ -50,7 +55,11 @@ class Global(Spec):
     kind: Literal["global"] = "global"
     rule: ClassVar[Literal["local", "global"]] = "global"
 
-    def weigh(self, model: Model, plan: Plan, scores: list[np.ndarray], left: Share, context: Context) -> Weighed:
+    def curves(self, model: Model, plan: Plan, scores: list[np.ndarray], context: Context) -> list[Curve]:
+        """Nothing is measured."""
+        return [Curve(group.name, ()) for group in plan.groups]
+
+    def weigh(self, plan: Plan, scores: list[np.ndarray], curves: list[Curve], left: Share) -> Weighed:
         """The scores as they are."""
         return Weighed(scores, {})
 
@@ -60,21 +69,25 @@ class Sensitivity(Spec):
 
     kind: Literal["sensitivity"] = "sensitivity"
     rule: ClassVar[Literal["local", "global"]] = "global"
-    images: int = Field(128, ge=1, description="calibration images that each measurement uses")
+    images: int = Field(
+        128, ge=1, description="calibration images that each measurement uses, fewer where the network is large"
+    )
     seconds: float = Field(60.0, gt=0, description="for all measurements; groups not reached count as average")
 
-    def weigh(self, model: Model, plan: Plan, scores: list[np.ndarray], left: Share, context: Context) -> Weighed:
-        """Measured loss that each unit adds, over what it saves. Without images, by the weights' energy, with a
-        warning.
-        """
+    def curves(self, model: Model, plan: Plan, scores: list[np.ndarray], context: Context) -> list[Curve]:
+        """What each group's pruning alone costs, measured; without images by the weights' energy, with a warning."""
         if context.data is None:
             context.progress.warn("sensitivity without images: from the energy of the weights alone")
-            curves = by_energy(plan, _energies(model, plan.groups), scores)
-        else:
-            curves = measure(model, plan, scores, context, images=self.images, seconds=self.seconds)
-        on = "weights" if context.data is None else f"{min(self.images, len(context.data.calibration))} images"
+            return by_energy(plan, _energies(model, plan.groups), scores)
+        images = affordable(model, len(plan.groups), self.images)
+        return measure(model, plan, scores, context, images=images, seconds=self.seconds)
+
+    def weigh(self, plan: Plan, scores: list[np.ndarray], curves: list[Curve], left: Share) -> Weighed:
+        """The loss that each unit adds, over what it saves."""
+        savings = [_saving(plan, group, left) for group in plan.groups]
+        on = curves[0].measured_on if curves else ""
         facts = {"sensitivity": [curve.facts() for curve in curves], "sensitivity_measured_on": on}
-        return Weighed(marginal(curves, scores, [_saving(plan, group, left) for group in plan.groups]), facts)
+        return Weighed(marginal(curves, scores, savings), facts)
 
 
 def _by_name(value: Any) -> Any:

@@ -21,16 +21,21 @@ import numpy as np
 
 from edgeopt.data.feeds import feeds_for
 from edgeopt.model import Model
+from edgeopt.model.profile import profile
 from edgeopt.prune.equivalence import mask
 from edgeopt.prune.groups import Group, Plan
 from edgeopt.stage import Context
 from edgeopt.train.stage import ends_in_softmax
 
-__all__ = ["Curve", "by_energy", "marginal", "measure"]
+__all__ = ["Curve", "affordable", "by_energy", "marginal", "measure"]
 
 RATIOS = (0.5, 0.25, 0.75)
 """Of a group's units that are masked, the most telling first: time may run out."""
 BATCH = 64
+MACS = 10**12
+"""Of all measurements together: half a minute of one core."""
+FEWEST = 16
+"""Images that even a large network is looked at with."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Curve:
     group: str
     losses: tuple[tuple[float, float], ...]
     """(ratio of units that leave, loss); empty where time ran out before the group's turn."""
+    measured_on: str = ""
 
     def facts(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -74,7 +80,13 @@ def measure(
                     (count / len(group), judge.loss(mask(model, plan, _without_least(plan, group, score, count))))
                 )
             context.progress.advance(metric=group.name)
-    return [Curve(g.name, tuple(sorted(found))) for g, found in zip(plan.groups, losses, strict=True)]
+    return [Curve(g.name, tuple(sorted(found)), judge.on) for g, found in zip(plan.groups, losses, strict=True)]
+
+
+def affordable(model: Model, groups: int, wanted: int) -> int:
+    """Of so many images those that `measure` gets through with about MACS multiply-adds."""
+    each = len(RATIOS) * max(1, groups) * max(1, profile(model).macs)
+    return min(wanted, max(FEWEST, MACS // each))
 
 
 def by_energy(plan: Plan, energies: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> list[Curve]:
@@ -84,7 +96,7 @@ def by_energy(plan: Plan, energies: Sequence[np.ndarray], scores: Sequence[np.nd
         leaving = np.cumsum(energy[np.argsort(score, kind="stable")]) / max(energy.sum(), 1e-30)
         counts = [round(ratio * len(group)) for ratio in sorted(RATIOS)]
         losses = tuple((n / len(group), float(leaving[n - 1])) for n in counts if 0 < n < len(group))
-        curves.append(Curve(group.name, losses))
+        curves.append(Curve(group.name, losses, "weights"))
     return curves
 
 
@@ -154,7 +166,9 @@ class _Judge:
 
     def __init__(self, model: Model, context: Context, images: int) -> None:
         data = context.need_data("sensitivity")
-        self._feeds = list(feeds_for(model, data.calibration.sample(images, context.seed), BATCH))
+        split = data.calibration.sample(images, context.seed)
+        self.on = f"{len(split)} images"
+        self._feeds = list(feeds_for(model, split, BATCH))
         self._wanted = self._outputs(model)
         self._probabilities = ends_in_softmax(model)
         self._classes = self._wanted[0].ndim == 2 and self._wanted[0].shape[1] > 1

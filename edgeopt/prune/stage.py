@@ -21,7 +21,7 @@ from edgeopt.prune.correct import LeastSquares, correct
 from edgeopt.prune.criteria import Criterion, GeometricMedian, Reconstruction
 from edgeopt.prune.equivalence import TOLERANCE
 from edgeopt.prune.groups import Plan, make_plan
-from edgeopt.prune.ranking import Global, Ranking, Weighed
+from edgeopt.prune.ranking import Global, Local, Ranking, Sensitivity, Weighed
 from edgeopt.prune.record import Entry, compose
 from edgeopt.prune.schedule import OneShot, Schedule
 from edgeopt.prune.steps import Narrowed, Steps
@@ -49,10 +49,11 @@ class Prune(Stage):
         description="which channels of a group go first; none: reconstruction where there are images, geometric_median "
         "where there are none",
     )
-    ranking: Ranking = Field(
-        Global(),
+    ranking: Ranking | None = Field(
+        None,
         description="how groups compare. local: the same share of each; global: one threshold for their scores; "
-        "sensitivity: one threshold for measured loss over what is saved",
+        "sensitivity: one threshold for measured loss over what is saved; none: sensitivity where there are images, "
+        "global where there are none",
     )
     schedule: Schedule = Field(OneShot(), description="one_shot, or iterative: prune a little, train a little, again")
     round_to: int | None = Field(
@@ -100,7 +101,7 @@ class Prune(Stage):
             model,
             self.target,
             context,
-            rule=self.ranking.rule,
+            rule=self._ranking(context).rule,
             multiple=self.round_to or context.width_multiple,
             seconds=self.timing_seconds,
         )
@@ -129,7 +130,7 @@ class Prune(Stage):
                 f"fine-tuning was stopped by Ctrl-C after {done} of {self._epochs(number)} epochs: going on with the "
                 "best so far; the same command goes on training"
             )
-        facts = _facts(step)
+        facts = _facts(step) | {"ranking": self._ranking(context).kind}
         facts |= {"epochs": len(history), "history": history} if self.finetune is not None else {}
         facts |= {"stopped_by": "ctrl_c" if stopped else None, "seconds": time.perf_counter() - began}
         return StageResult(pruned, facts, {"pruned.json": json.dumps(step.record)}, unfinished=stopped)
@@ -142,13 +143,16 @@ class Prune(Stage):
         for node, operator in plan.trace.unknown.items() if not before.record else ():
             context.progress.warn(f"no pruning rule for {operator} ({node}): the channels that reach it stay")
         criterion = self.criterion or (GeometricMedian() if context.data is None else Reconstruction())
+        ranking = self._ranking(context)
         scores = criterion.scores(model, plan.groups, context)
-        scored = {group.slices: score for group, score in zip(plan.groups, scores, strict=True)}
+        curves = ranking.curves(model, plan, scores, context)
+        known = {group.slices: (score, curve) for group, score, curve in zip(plan.groups, scores, curves, strict=True)}
         weighed: dict[int, Weighed] = {}
 
         def pick(left: Plan) -> np.ndarray:
-            own = [scored[group.slices] for group in left.groups]
-            chosen = weighed[len(left.groups)] = self.ranking.weigh(model, left, own, aim.left(model, left), context)
+            pairs = [known[group.slices] for group in left.groups]
+            own, measured = [score for score, _ in pairs], [curve for _, curve in pairs]
+            chosen = weighed[len(left.groups)] = ranking.weigh(left, own, measured, aim.left(model, left))
             return aim.choose(model, left, chosen.scores, share)
 
         proven = prune_proven(model, plan, pick, seed=context.seed)
@@ -171,6 +175,10 @@ class Prune(Stage):
             **weighed[len(proven.plan.groups)].facts,
         }
         return Narrowed(corrected.model, compose(before.record, entries), (*before.facts, facts), before.history)
+
+    def _ranking(self, context: Context) -> Local | Global | Sensitivity:
+        """The one that was asked for, or the best that there is something to go by for."""
+        return self.ranking or (Global() if context.data is None else Sensitivity())
 
     def _correct(self, model: Model, proven: Proven, context: Context) -> StageResult:
         """The pruned model fitted to what `model` computed, where there are images for that."""

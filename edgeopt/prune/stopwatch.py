@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeopt.data import Data
 from edgeopt.measure import Latency, one_input, time_sessions
+from edgeopt.measure.kernels import kernel_events
 from edgeopt.measure.layers import time_layers
 from edgeopt.model import Model
 from edgeopt.model.profile import node_label
-from edgeopt.model.runtime import open_session, run
+from edgeopt.model.runtime import open_session
 
 __all__ = ["Stopwatch"]
 
@@ -56,21 +53,16 @@ class Stopwatch:
         Changes of layout before and after are left out: inside of a network there are none between layers of the kind.
         """
         model, feeds = _alone(node, shapes)
-        with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
-            session = open_session(model, threads=THREADS, profile_to=Path(folder, "run"))
-            for _ in range(WARM_UP):
-                began = time.perf_counter()
-                run(session, feeds)
-                took = time.perf_counter() - began
-            rounds = int(np.clip(SECONDS / max(took, 1e-9), FEWEST, MOST))
-            for _ in range(rounds):
-                run(session, feeds)
-            events = json.loads(Path(session.end_profiling()).read_text())
-        kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("kernel_time")]
-        own = [event["dur"] for event in kernels if event["args"]["op_name"] not in REORDERS]
+        events, rounds = kernel_events(model, feeds, _rounds, warm_up=WARM_UP, threads=THREADS)
+        own = [event["dur"] for event in events if event["args"]["op_name"] not in REORDERS]
         per_run = max(1, len(own) // (WARM_UP + rounds))
         times = np.array(own[WARM_UP * per_run :], float)[: rounds * per_run].reshape(-1, per_run).sum(axis=1)
         return float(np.median(times) + 0.5) / 1000  # the profiler cuts microseconds off
+
+
+def _rounds(seconds: float) -> int:
+    """Runs of one layer that takes so long."""
+    return int(np.clip(SECONDS / max(seconds, 1e-9), FEWEST, MOST))
 
 
 def _alone(node: ir.Node, shapes: Sequence[tuple[int, ...]]) -> tuple[Model, dict[str, np.ndarray]]:

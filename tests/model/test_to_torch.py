@@ -123,6 +123,37 @@ def test_evaluation_leaves_running_statistics_alone_and_training_moves_them():
     assert moved == {f"{part}.1.running_{what}" for part in ("stem", "body") for what in ("mean", "var")}
 
 
+class Standardized(nn.Conv2d):
+    """A convolution whose weight is standardized at every step, as timm's normalizer-free networks have it."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 6, 3, padding=1, bias=False)
+        self.gain = nn.Parameter(torch.rand(6, 1, 1, 1) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        scale = (self.gain * self.weight[0].numel() ** -0.5).view(-1)
+        weight = nn.functional.batch_norm(flat, None, None, weight=scale, training=True, momentum=0.0, eps=1e-5)
+        return nn.functional.conv2d(x, weight.reshape_as(self.weight), None, padding=1)
+
+
+def test_a_standardized_weight_trains_step_for_step_as_in_torch() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Standardized(), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 3))
+    model = export_module(network.eval(), torch.randn(2, 3, 4, 4))
+    ours, theirs = to_torch(model).train(), network.train()
+    assert {name for name, _ in ours.named_parameters()} == {name for name, _ in theirs.named_parameters()}
+    optimizers = [torch.optim.SGD(module.parameters(), 0.1) for module in (ours, theirs)]
+    for _ in range(3):
+        x = torch.randn(4, 3, 4, 4)
+        for module, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            module(x).square().sum().backward()
+            optimizer.step()
+    for name, tensor in theirs.named_parameters():
+        torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_from_torch_carries_every_value_back_and_leaves_the_original_alone():
     _, model = small()
     before = model.fingerprint()

@@ -179,6 +179,14 @@ CASES = {
         {"l1": (6, 6), "scale": (6,), "shift": (6,), "l2": (6, 5)},
         TOKENS,
     ),
+    "global response normalisation": Case(
+        """h = MatMul(x, l1) n = ReduceL2(h, tokens) m = ReduceMean(n, last) e = Add(m, tiny) r = Div(n, e)
+           g = Mul(h, r) w = Mul(g, scale) b = Add(w, shift) s = Add(h, b) y = MatMul(s, l2)""",
+        {"l1": (6, 8), "tokens": ints(1), "last": ints(-1), "tiny": np.float32(1e-6), "scale": (8,), "shift": (8,)}
+        | {"l2": (8, 5)},
+        {"l1": (6, 4), "scale": (4,), "shift": (4,), "l2": (4, 5)},
+        TOKENS,
+    ),
     "a mean over the channels that is no statistic": Case(
         "h = MatMul(x, l1) m = ReduceMean(h, last) g = Mul(h, m) y = MatMul(g, l2)",
         {"l1": (6, 12), "last": ints(-1), "l2": (12, 5)},

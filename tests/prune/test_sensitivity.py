@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,12 @@ from heard import Heard
 
 from edgeopt.data import Data
 from edgeopt.model import Model
+from edgeopt.model.profile import profile
 from edgeopt.prune import Prune
+from edgeopt.prune.accept import Proven, prune_proven, without
+from edgeopt.prune.groups import Plan
 from edgeopt.prune.ranking import Sensitivity
-from edgeopt.prune.sensitivity import RATIOS, Curve, marginal, measure
+from edgeopt.prune.sensitivity import RATIOS, Curve, affordable, marginal, measure
 from edgeopt.stage import Context
 
 
@@ -56,6 +60,46 @@ def test_the_group_that_matters_less_loses_more(branches: Model, images: Data) -
     assert len(curves["busy"]) == len(RATIOS)
     assert all(idle["loss"] < busy["loss"] / 100 for idle, busy in zip(curves["idle"], curves["busy"], strict=True))
     assert facts["sensitivity_measured_on"] == "64 images"
+
+
+def test_without_a_word_it_is_measured_where_there_are_images(branches: Model, images: Data) -> None:
+    stage = Prune.model_validate({"target": "macs=-40%", "correction": None, "finetune": None})
+    heard = Heard()
+    measured = stage.apply(branches, Context(data=images, progress=heard)).facts
+    counted = stage.apply(branches, Context(progress=heard)).facts
+    assert (measured["ranking"], counted["ranking"]) == ("sensitivity", "global")
+    assert measured["sensitivity"]
+    assert "sensitivity" not in counted
+    assert not heard.warnings
+
+
+def test_losses_are_measured_once_however_often_is_chosen(
+    branches: Model, images: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check may refuse groups; what is left is chosen again."""
+    calls = []
+    real, proven = measure, prune_proven
+
+    def refusing(model: Model, plan: Plan, choose: Callable[[Plan], np.ndarray], *, seed: int) -> Proven:
+        choose(plan)
+        return proven(model, without(plan, plan.groups[:1]), choose, seed=seed)
+
+    monkeypatch.setattr("edgeopt.prune.ranking.measure", lambda *args, **named: calls.append(1) or real(*args, **named))
+    monkeypatch.setattr("edgeopt.prune.stage.prune_proven", refusing)
+    stage = Prune.model_validate({"target": "macs=-10%", "correction": None, "finetune": None})
+    facts = stage.apply(branches, Context(data=images)).facts
+    assert len(calls) == 1
+    assert [entry["group"] for entry in facts["sensitivity"]] == ["idle"]
+
+
+def test_a_large_network_is_looked_at_with_fewer_images(branches: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert affordable(branches, 2, 128) == 128
+    assert affordable(branches, 2, 8) == 8
+    macs = profile(branches).macs
+    monkeypatch.setattr("edgeopt.prune.sensitivity.MACS", 40 * macs * 2 * len(RATIOS))
+    assert affordable(branches, 2, 128) == 40
+    monkeypatch.setattr("edgeopt.prune.sensitivity.MACS", 1)
+    assert affordable(branches, 2, 128) == 16
 
 
 def test_without_images_the_weights_decide_and_that_is_said(branches: Model) -> None:

@@ -1,13 +1,14 @@
-"""Convolutions over one to three axes, any padding."""
+"""Convolutions over one to three axes, any padding, and the sum of overlapping blocks that is their reverse."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
-from edgeopt.model.torch_ops.operator import Operator
+from edgeopt.model.torch_ops.operator import Ints, Operator, ints
 from edgeopt.model.torch_ops.padding import pad_spatial, symmetric, window_pads
 
 __all__ = ["OPERATORS"]
@@ -112,7 +113,46 @@ def deform_conv(
     return y
 
 
+def col2im(
+    x: Tensor,
+    image_shape: Ints,
+    block_shape: Ints,
+    *,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """x [n, c * block, blocks] -> [n, c, image]: blocks are added up where they overlap. torch's own fold over two axes
+    with even pads; else each element is added at its place in the padded image.
+    """
+    image, block = ints(image_shape), ints(block_shape)
+    rank = len(image)
+    strides, dilations, pads = strides or [1] * rank, dilations or [1] * rank, pads or [0] * 2 * rank
+    padding = symmetric(pads)
+    if rank == 2 and padding is not None:
+        return F.fold(x, tuple(image), tuple(block), tuple(dilations), tuple(padding), tuple(strides))
+    padded = [size + pads[axis] + pads[rank + axis] for axis, size in enumerate(image)]
+    places = _places(padded, block, dilations, strides).to(x.device)
+    flat = x.reshape(x.shape[0], x.shape[1] // math.prod(block), -1)
+    summed = flat.new_zeros(*flat.shape[:2], math.prod(padded)).index_add(2, places, flat)
+    return pad_spatial(summed.reshape(*flat.shape[:2], *padded), [-n for n in pads])
+
+
+def _places(size: Sequence[int], block: Sequence[int], dilations: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """[elements of a block * blocks]: where each lies in a flattened image of this size."""
+    rank = len(size)
+    places = torch.zeros([1] * 2 * rank, dtype=torch.int64)
+    for axis in range(rank):
+        starts = torch.arange(0, size[axis] - dilations[axis] * (block[axis] - 1), strides[axis])
+        along = (torch.arange(block[axis]) * dilations[axis])[:, None] + starts
+        shape = [1] * 2 * rank
+        shape[axis], shape[rank + axis] = along.shape
+        places = places * size[axis] + along.reshape(shape)
+    return places.flatten()
+
+
 OPERATORS: dict[str, Operator] = {
+    "Col2Im": Operator(col2im, static=(1, 2)),
     "Conv": Operator(conv),
     "ConvTranspose": Operator(conv_transpose),
     "DeformConv": Operator(deform_conv),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
 from edgeopt.model.torch_ops.operator import Operator
+from edgeopt.model.torch_ops.shared import batch_norm_of_all, processes
 
 __all__ = ["OPERATORS"]
 
@@ -23,11 +26,20 @@ def batch_normalization(
     momentum: float = 0.9,
     training_mode: int = 0,
     training: bool,
+    stored: Sequence[bool] = (True,) * 5,
     outputs: int = 1,
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """Inference form: while `training`, batch statistics normalize and `mean` and `variance` (unbiased, as
-    torch has it) move in place by 1 - momentum. A node written with training_mode=1 does as ONNX says
-    instead: batch statistics always, running ones (biased variance) returned and not kept."""
+    torch has it) move in place by 1 - momentum. Statistics that the graph computes (of a weight that it standardizes)
+    are no running ones: they normalize as they are, and gradients flow through them. A node written with
+    training_mode=1 does as ONNX says instead: batch statistics always, running ones (biased variance) returned and not
+    kept."""
+    if not training_mode and not all(stored[3:]):
+        along = [1, -1, *[1] * (x.dim() - 2)]
+        gain = scale * torch.rsqrt(variance + epsilon)
+        return (x - mean.reshape(along)) * gain.reshape(along) + bias.reshape(along)
+    if not training_mode and training and processes() > 1:
+        return batch_norm_of_all(x, mean, variance, scale, bias, 1 - momentum, epsilon)
     if not training_mode:
         return F.batch_norm(x, mean, variance, scale, bias, training, 1 - momentum, epsilon)
     axes = [0, *range(2, x.dim())]
@@ -134,7 +146,7 @@ def dropout(
 
 
 OPERATORS: dict[str, Operator] = {
-    "BatchNormalization": Operator(batch_normalization, wants=("training", "outputs")),
+    "BatchNormalization": Operator(batch_normalization, wants=("training", "outputs", "stored")),
     "Dropout": Operator(dropout, static=(1, 2), wants=("training", "outputs")),
     "GroupNormalization": Operator(group_normalization, wants=("opset",)),
     "InstanceNormalization": Operator(instance_normalization),

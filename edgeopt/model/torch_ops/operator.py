@@ -28,8 +28,9 @@ class Operator(NamedTuple):
     static: tuple[int, ...] = ()
     """Inputs that are baked in as Python numbers where the graph holds them as constants."""
     wants: tuple[str, ...] = ()
-    """Any of: `training` (the module's mode), `outputs` (how many there are), `opset`, and
-    `types` (the ONNX data types of the inputs, then of the outputs; None where unknown)."""
+    """Any of: `training` (the module's mode), `outputs` (how many there are), `opset`, `stored` (of each input,
+    whether it is an initializer), and `types` (the ONNX data types of the inputs, then of the outputs; None where
+    unknown)."""
 
 
 def ints(value: Ints) -> list[int]:

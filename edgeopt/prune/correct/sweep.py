@@ -8,7 +8,7 @@ branch corrects the stream.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ import onnx_ir as ir
 from edgeopt.data import Split
 from edgeopt.data.feeds import feeds_for
 from edgeopt.model import Model
-from edgeopt.model.layerwise.pile import pile_up
+from edgeopt.model.layerwise.beside import added_to
+from edgeopt.model.layerwise.pile import Pile, pile_up
 from edgeopt.model.layerwise.segments import Segments
 from edgeopt.model.runtime import open_session, run
 from edgeopt.prune.batches import BATCH, HELD_BYTES
@@ -30,6 +31,8 @@ __all__ = ["Sweep"]
 
 HELD_OUT = 4
 """Every so many batches one is kept from the fit, to choose how far to trust it; every so many images one judges."""
+JUDGED_AT_ONCE = 4
+"""Images."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -108,7 +111,7 @@ class Sweep:
         real_entry, entry = self.real.node(node.name).input[0], node.input[0]
         output, axis = work.tail.output, 1 if work.form.kernel else -1
         kept = self.kept.get((node.input[1], 1 if work.form.transposed else 0))
-        beside = self._beside(work.tail.last, output, pending)
+        beside = added_to(output, self.rough, self.real, self.rough, pending)
         of_real, of_rough = [real_entry, output], [entry]
         if beside is not None:
             of_real, of_rough = [*of_real, beside[0]], [entry, beside[1]]
@@ -126,18 +129,6 @@ class Sweep:
             places = work.form.places(target, each, rng)
             work.count(rough[entry], target, places, held_out=number % HELD_OUT == HELD_OUT - 1)
         return True
-
-    def _beside(self, last: str, output: str, pending: set[str]) -> tuple[str, str] | None:
-        """What the output is added to, in the original and in the pruned graph; None where it is not added to anything,
-        or where layers that are not done yet would still change that."""
-        readers = self.rough.readers(output)
-        if len(readers) != 1 or readers[0].op_type != "Add" or not self.real.has_node(readers[0].name):
-            return None
-        place = 1 - list(readers[0].input).index(output)
-        real, rough = self.real.node(readers[0].name).input[place], readers[0].input[place]
-        if self.rough.is_constant(rough) or rough == output or self.rough.ancestors(rough) & pending:
-            return None
-        return real, rough
 
     def _count_anew(self, node: onnx.NodeProto) -> None:
         """Statistics of a BatchNormalization that belongs to no fitted layer, from what arrives now."""
@@ -184,16 +175,34 @@ class Sweep:
         return StageResult(corrected if better else self.pruned, facts)
 
     def _output_errors(self, *models: Model) -> list[float]:
-        """Each model's summed squared error of its float outputs, over the original's summed squares."""
-        reference, sessions = open_session(self.original), [open_session(model) for model in models]
-        errors, signal = [0.0] * len(models), 0.0
-        for batch in feeds_for(self.original, self.judges, BATCH):
-            true = [array.astype(np.float64) for array in run(reference, batch) if array.dtype.kind == "f"]
-            signal += sum(float(np.square(array).sum()) for array in true)
-            for index, session in enumerate(sessions):
-                found = [array for array in run(session, batch) if array.dtype.kind == "f"]
-                errors[index] += sum(float(np.square(a - b).sum()) for a, b in zip(true, found, strict=True))
+        """Each model's summed squared error of its float outputs, over the original's summed squares.
+
+        One model after the other and few images at a time: a session holds its weights twice, and activations.
+        """
+        feeds = pile_up(feeds_for(self.original, self.judges, JUDGED_AT_ONCE))
+        true = pile_up({str(index): array for index, array in enumerate(b)} for b in _answers(self.original, feeds))
+        signal = sum(_squares(pile[number]) for pile in true.values() for number in range(len(pile)))
+        errors = [
+            sum(
+                _squares(true[str(index)][number].astype(np.float64) - array)
+                for number, answers in enumerate(_answers(model, feeds))
+                for index, array in enumerate(answers)
+            )
+            for model in models
+        ]
         return [error / max(signal, 1e-30) for error in errors]
+
+
+def _answers(model: Model, feeds: Mapping[str, Pile]) -> Iterator[list[np.ndarray]]:
+    """Float outputs of each batch."""
+    session = open_session(model)
+    for number in range(max(map(len, feeds.values()))):
+        found = run(session, {name: pile[number] for name, pile in feeds.items()})
+        yield [array for array in found if array.dtype.kind == "f"]
+
+
+def _squares(array: np.ndarray) -> float:
+    return float(np.square(array, dtype=np.float64).sum())
 
 
 def _take(array: np.ndarray, kept: np.ndarray | None, axis: int) -> np.ndarray:

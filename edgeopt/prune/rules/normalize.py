@@ -129,8 +129,8 @@ def softmax(node: ir.Node, tracer: Tracer) -> bool:
 def reduce(node: ir.Node, tracer: Tracer) -> bool:
     """Reduced dims stay whole, unless the reduction is blind to zeros or is a normalisation's statistic.
 
-    A mean that a normalisation written out takes (of x to centre it, of squares; of a weight to standardise it) is
-    then one over what is kept, as LayerNormalization's is.
+    A mean that a normalisation written out takes (of x to centre it, of squares, of norms to divide them by it; of a
+    weight to standardise it) is then one over what is kept, as LayerNormalization's is.
     """
     x, shape = node.inputs[0], tracer.shape(node.inputs[0])
     if x is None or shape is None:
@@ -157,12 +157,20 @@ def reduce(node: ir.Node, tracer: Tracer) -> bool:
 
 
 def _is_statistic(node: ir.Node, tracer: Tracer) -> bool:
-    """A mean of weights, a mean that is taken off its own argument, or a mean of squares."""
+    """A mean of weights, a mean that is taken off its own argument or divides it, or a mean of squares."""
     x = node.inputs[0]
     if node.op_type != "ReduceMean" or x is None:
         return False
     centred = {use.node.inputs[0] for value in node.outputs for use in value.uses() if use.node.op_type == "Sub"}
-    return tracer.is_weight(x) or x in centred or _is_square(x.producer(), tracer)
+    return tracer.is_weight(x) or x in centred or _divides(node, x, tracer) or _is_square(x.producer(), tracer)
+
+
+def _divides(node: ir.Node, x: ir.Value, tracer: Tracer) -> bool:
+    """x / (mean + epsilon): ConvNeXt V2's global response normalisation does so with the norms of its channels."""
+    reading = [use.node for value in node.outputs for use in value.uses()]
+    safe = [n for n in reading if n.op_type == "Add" and any(tracer.constant(v) is not None for v in n.inputs)]
+    reading += [use.node for n in safe for use in n.outputs[0].uses()]
+    return any(n.op_type == "Div" and n.inputs[0] is x for n in reading)
 
 
 def _is_square(node: ir.Node | None, tracer: Tracer) -> bool:
