@@ -17,6 +17,7 @@ __all__ = [
     "Evidence",
     "Exact",
     "PairedDrop",
+    "Resampled",
     "Share",
     "Spread",
     "UnpairedDrop",
@@ -238,6 +239,29 @@ class UnpairedDrop:
 
     def grown(self, factor: float) -> UnpairedDrop:
         return UnpairedDrop(self.first.grown(factor), self.second.grown(factor))
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A figure of images whose 95 % interval was found by drawing the images anew (the bootstrap)."""
+
+    estimate: float
+    low: float
+    high: float
+    samples: float
+
+    @property
+    def basis(self) -> str:
+        return f"{self.samples:,.0f} images"
+
+    def interval(self, z: float) -> tuple[float, float]:
+        """Each side grows with z, as that of a normal distribution does."""
+        share = z / Z95
+        return self.estimate - share * (self.estimate - self.low), self.estimate + share * (self.high - self.estimate)
+
+    def grown(self, factor: float) -> Resampled:
+        low, high = self.interval(Z95 / math.sqrt(factor))
+        return Resampled(self.estimate, low, high, self.samples * factor)
 
 
 def samples_needed(evidence: Evidence, limit: float) -> int | None:

@@ -22,7 +22,7 @@ from edgeopt.measure.statistics import paired_drop, wilson
 from edgeopt.model.profile import Profile, profile
 from edgeopt.model.runtime import open_session
 from edgeopt.progress import Progress
-from edgeopt.report import Baseline, DataRow, Environment, Layer, Row, StageRow
+from edgeopt.report import MAP, Baseline, DataRow, Environment, Layer, Row, StageRow
 from edgeopt.report.onnx_file import identify
 from edgeopt.store import Step
 
@@ -115,7 +115,12 @@ def _measure(steps: Sequence[Step], baseline: int, data: Data | None, progress: 
             for name, path, entry in zip(names, paths, entries, strict=True)
         }
         outcomes = evaluate(
-            sessions, data.test, reference=str(baseline), batch_size=EVALUATION_BATCH, progress=progress
+            sessions,
+            data.test,
+            reference=str(baseline),
+            anchors=steps[baseline].finished.model.meta.anchors,
+            batch_size=EVALUATION_BATCH,
+            progress=progress,
         )
         del sessions
     timed = {
@@ -140,9 +145,12 @@ def _measure(steps: Sequence[Step], baseline: int, data: Data | None, progress: 
 
 
 def accuracy_facts(outcome: Outcome | None) -> dict[str, Any]:
-    """Accuracy with its 95 % interval; nothing where there are no labels."""
+    """Accuracy (of boxes: mean average precision) with its 95 % interval; nothing where there are no labels."""
     if outcome is None or outcome.accuracy is None:
         return {}
+    if outcome.precision is not None:
+        low, high = outcome.precision.interval
+        return {"accuracy": outcome.accuracy, "accuracy_low": low, "accuracy_high": high}
     low, high = wilson(round(outcome.accuracy * outcome.samples), outcome.samples)
     return {"accuracy": outcome.accuracy, "accuracy_low": low, "accuracy_high": high}
 
@@ -283,7 +291,11 @@ def against_facts(own: Outcome | None, base: Outcome | None) -> dict[str, Any]:
     """How an artifact answers beside the float baseline, image by image."""
     if own is None or base is None:
         return {}
-    facts = {"samples": own.samples, "agreement": own.agreement, "sqnr_db": own.sqnr_db}
+    facts: dict[str, Any] = {"samples": own.samples, "agreement": own.agreement, "sqnr_db": own.sqnr_db}
+    if own.precision is not None and base.precision is not None:
+        points, low, high = base.precision.drop_to(own.precision)
+        facts |= {"metric": MAP, "map50": own.precision.map50}
+        return facts | {"drop_points": points, "drop_low": low, "drop_high": high}
     if own.correct is None or base.correct is None:
         return facts
     points, low, high = paired_drop(base.correct, own.correct)

@@ -63,13 +63,15 @@ def dotted(path: KeyPath) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
-def read_written(path: Path) -> Written:
-    """The mapping that a YAML file holds. Raises UsageError with file and line: no YAML, a key that stands twice."""
+def read_written(path: Path, what: str = "a recipe (a mapping with `model:`)", fix: str = "") -> Written:
+    """The mapping that a YAML file holds. Raises UsageError with file and line: no YAML, a key that stands twice, or no
+    mapping (which is not `what` it has to be; `fix` says how to write it).
+    """
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
-            raise UsageError("is not a recipe (a mapping with `model:`)", where=f"{path}:1")
+            raise UsageError(f"is not {what}", where=f"{path}:1", fix=fix)
         return _Reader(loader, path).read(node)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot be read ({error})", where=str(path)) from error

@@ -49,6 +49,7 @@ class ArraySamples:
     labels: np.ndarray | None
     classes: tuple[str, ...]
     test: np.ndarray | None
+    boxes: None = None
 
     def inspect(self, indices: np.ndarray, progress: Progress) -> Inspection:
         """Digests of the rows."""

@@ -14,10 +14,16 @@ from edgeopt.data.split import balanced_order
 from edgeopt.errors import UsageError
 from edgeopt.model import Preprocess
 
-__all__ = ["Batch", "Data", "Rows", "Source", "Split", "feeds_of", "single_array"]
+__all__ = ["CLASS", "CROWD", "PADDING", "Batch", "Data", "Rows", "Source", "Split", "feeds_of", "single_array"]
 
 Rows = np.ndarray | Mapping[str, np.ndarray]
 """Samples as one array [n, ...], or for a model with several inputs one such array for each, by input name."""
+
+CLASS, CROWD = 4, 5
+"""Columns of a box after x1, y1, x2, y2: the number of its class, and whether it is a crowd, which may be found any
+number of times."""
+PADDING = -1
+"""The class of rows that are no box."""
 
 
 class Source(Protocol):
@@ -62,9 +68,17 @@ class Split:
     """int64 [n] class numbers, or None when there are none."""
     preprocess: Preprocess | None
     """None: the source is model-ready and passes unchanged."""
+    boxes: np.ndarray | None = None
+    """float32 [n, most, 6] where an image is labelled with boxes: x1, y1, x2, y2 in pixels of the model's input, class
+    number (PADDING: no box), crowd. `labels` then is None."""
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def truth(self) -> np.ndarray | None:
+        """What is to be learned: `labels`, or `boxes`, or None."""
+        return self.labels if self.boxes is None else self.boxes
 
     def raw(self, positions: np.ndarray) -> np.ndarray:
         """Undecorated samples at `positions` of this split: uint8 [n, H, W, C] or model-ready float32.
@@ -106,7 +120,8 @@ class Split:
     def take(self, positions: np.ndarray) -> Split:
         """The samples at `positions`, in that order, as a split of the same source."""
         labels = None if self.labels is None else self.labels[positions]
-        return Split(self.source, self.index[positions], labels, self.preprocess)
+        boxes = None if self.boxes is None else self.boxes[positions]
+        return Split(self.source, self.index[positions], labels, self.preprocess, boxes)
 
 
 @dataclass(frozen=True)

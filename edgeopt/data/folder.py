@@ -38,6 +38,7 @@ class FolderSamples:
     labels: np.ndarray | None
     classes: tuple[str, ...]
     test: np.ndarray | None
+    boxes: None = None
 
     def inspect(self, indices: np.ndarray, progress: Progress) -> Inspection:
         """See ImageFiles."""

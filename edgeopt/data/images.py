@@ -2,9 +2,10 @@
 
 When the data is loaded every file that will be used is hashed (for the fingerprint, and to find training
 images that are test images too) and decoded once. Where the decoded images fit in memory they are kept; where
-not, the pixels are thrown away and decoded again batch by batch. Decoding that took long is remembered in the
-cache folder under the hash of all contents, so that the next run over the same files only hashes them.
-Content decides, never names or times.
+not, they go to a file that is mapped into memory (`edgeopt.data.decoded`), for this run and those to come; where
+there is no room for that either, the pixels are thrown away and decoded again batch by batch. Decoding that took
+long is remembered in the cache folder under the hash of all contents, so that the next run over the same files only
+hashes them. Content decides, never names or times.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 
 from edgeopt.atomic import write_atomic
 from edgeopt.data.cache import cache_folder
+from edgeopt.data.decoded import Decoded, Writer, open_or_write
 from edgeopt.data.memory import Kept
 from edgeopt.data.origin import Inspection
 from edgeopt.data.preprocess import fit_image
@@ -32,11 +34,12 @@ from edgeopt.errors import EdgeoptError, UsageError
 from edgeopt.machine import cpu_count
 from edgeopt.model import Preprocess
 from edgeopt.progress import Progress
+from edgeopt.spec import digest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MAX_PIXELS", "ImageFiles"]
+__all__ = ["MAX_PIXELS", "ImageFiles", "image_size"]
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit against decompression bombs: a quarter of a gigabyte of decoded RGB."""
@@ -60,6 +63,21 @@ class ImageFiles(Kept):
         super().__init__(len(paths), (*preprocess.size, preprocess.channels), np.dtype(np.uint8))
         self.paths, self.root, self.preprocess = paths, root, preprocess
         self._threads = cpu_count() if _mean_bytes(paths) >= THREADED_FROM_BYTES else 1
+        self._decoded: Decoded | None = None
+        self._row = np.zeros(0, np.int64)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Images [n, H, W, C] in the order of `indices`. Two threads may read at once."""
+        if self._decoded is None:
+            return super().read(indices)
+        rows = self._row[indices]
+        images, good = self._decoded.read(rows)
+        bad = np.flatnonzero(~good)
+        for at, image in zip(bad.tolist(), self.read_many(indices[bad]), strict=True):
+            images[at] = image
+            if rows[at] >= 0:
+                self._decoded.mend(int(rows[at]), image)
+        return images
 
     def read_many(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """Decoded images in order. Raises UsageError naming a file that changed since it was inspected."""
@@ -79,14 +97,46 @@ class ImageFiles(Kept):
             else:
                 bad[at] = str(found)
         content = hashlib.sha256(digests.tobytes()).hexdigest()
-        known = _recall(content)
-        bad |= self._decode_all(indices, content, progress) if known is None else known
+        bad |= self._find_unreadable(indices, content, progress)
         return Inspection(digests, content, {at: f"{self.name(indices[at])}: {bad[at]}" for at in sorted(bad)})
 
     def name(self, index: int) -> str:
         """The file's path within the data set, fit for printing whatever bytes it is made of."""
         path = os.path.relpath(self.paths[index], self.root).replace(os.sep, "/")
         return path.encode(errors="backslashreplace").decode()
+
+    def _find_unreadable(self, indices: np.ndarray, content: str, progress: Progress) -> dict[int, str]:
+        """Position -> reason of the files that cannot be decoded, from an earlier look where there was one."""
+        if not self.keeps:
+            self._decoded = self._decode_to_disk(indices, content, progress)
+        if self._decoded is not None:
+            return self._decoded.unreadable
+        known = _recall(content)
+        return self._decode_all(indices, content, progress) if known is None else known
+
+    def _decode_to_disk(self, indices: np.ndarray, content: str, progress: Progress) -> Decoded | None:
+        """The mapped images in the order of `indices`, decoded now unless an earlier run did; None: no room."""
+        import PIL
+
+        self._row = np.full(len(self), -1)
+        self._row[indices] = np.arange(len(indices))
+        fitting = self.preprocess.model_dump(mode="json", include={"size", "resize", "color"})
+        key = digest([content, fitting, PIL.__version__])
+
+        def decode(writer: Writer) -> dict[int, str]:
+            progress.start("decoding images", len(indices))
+            examined = self._each(lambda path, index: self._decode_to(writer, path, index), indices, progress)
+            return {at: reason for at, reason in examined if reason is not None}
+
+        return open_or_write(key, (len(indices), *self._shape), decode, progress)
+
+    def _decode_to(self, writer: Writer, path: str, index: int) -> str | None:
+        try:
+            image = fit_image(_open(path), self.preprocess)
+        except Exception as error:  # decoders raise all sorts on damaged files
+            return _reason(error)
+        writer.put(int(self._row[index]), image)
+        return None
 
     def _decode_all(self, indices: np.ndarray, content: str, progress: Progress) -> dict[int, str]:
         """Position -> reason of the files that cannot be decoded; pixels are kept where there is room."""
@@ -119,6 +169,14 @@ class ImageFiles(Kept):
             yield from enumerate(found, at)
             at += len(found)
             progress.advance(len(found))
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height of an image file, pixels; nothing is decoded. Raises UsageError when it cannot be read."""
+    try:
+        return _open(path).size
+    except Exception as error:  # decoders raise all sorts on damaged files
+        raise UsageError(f"cannot be read ({_reason(error)})", where=path, fix="mend or remove it") from error
 
 
 def _map(work: Callable[[list[int]], T], parts: list[list[int]], threads: int) -> Iterator[T]:

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from edgeopt.data.arrays import open_digits, open_npz
+from edgeopt.data.coco import open_coco
 from edgeopt.data.data import Data, Split
 from edgeopt.data.factory import open_factory
 from edgeopt.data.folder import open_folder
-from edgeopt.data.match import fit_classes, fit_input
+from edgeopt.data.match import fit_box_classes, fit_classes, fit_input
 from edgeopt.data.origin import Inspection, Origin, Samples
 from edgeopt.data.resolve import resolve_preprocess
 from edgeopt.data.spec import DataSpec
@@ -49,14 +50,19 @@ def load_data(spec: DataSpec, *, model: Model | None = None, seed: int = 0, prog
     else:
         preprocess = resolve_preprocess(spec.preprocess, origin, model, progress)
     samples = origin.open(preprocess, progress)
-    labels, classes = fit_classes(samples.labels, samples.classes, model, spec.source, progress)
+    labels, boxes = samples.labels, samples.boxes
+    if boxes is None:
+        labels, classes = fit_classes(labels, samples.classes, model, spec.source, progress)
+    else:
+        boxes, classes = fit_box_classes(boxes, samples.classes, model, spec.source, progress)
     train, test = _choose(samples, spec, seed)
     inspection = samples.inspect(np.concatenate([train, test]), progress)
     train, test, copies = _clean(train, test, inspection, spec.source)
     _warn(inspection, copies, progress)
 
     def split(index: np.ndarray) -> Split:
-        return Split(samples.source, index, None if labels is None else labels[index], preprocess)
+        known, marked = (None if truth is None else truth[index] for truth in (labels, boxes))
+        return Split(samples.source, index, known, preprocess, marked)
 
     data = Data(
         name=origin.name,
@@ -86,7 +92,7 @@ def find_source(source: str, model: Model | None = None) -> Origin:
     if path.suffix == ".npz":
         return open_npz(path, model.inputs if model is not None else ())
     if path.is_dir():
-        return open_folder(path)
+        return open_coco(path) or open_folder(path)
     found = "is a file of another kind" if path.exists() else "there is no such folder or file"
     raise UsageError(
         found, where=source, fix="give digits, a folder of images, x.npz, torchvision:NAME or data.py:factory"
@@ -149,11 +155,16 @@ def _warn(inspection: Inspection, copies: int, progress: Progress) -> None:
 def _fingerprint(data: Data, content: str) -> str:
     """Equal for equal content, labels, splits and preprocessing; where the files lie does not count."""
     splits = (data.train, data.calibration, data.test)
-    arrays = [part for split in splits for part in (split.index, split.labels) if part is not None]
+    arrays = [part for split in splits for part in (split.index, split.truth) if part is not None]
     said = {
         "content": content,
-        "splits": [hashlib.sha256(array.astype("<i8").tobytes()).hexdigest() for array in arrays],
+        "splits": [hashlib.sha256(_portable(array).tobytes()).hexdigest() for array in arrays],
         "classes": data.labels,
         "preprocess": None if data.preprocess is None else data.preprocess.model_dump(mode="json"),
     }
     return digest(said)
+
+
+def _portable(array: np.ndarray) -> np.ndarray:
+    """The same bytes on every machine."""
+    return array.astype("<f4" if array.dtype.kind == "f" else "<i8")

@@ -49,6 +49,13 @@ class MappedImages(Kept):
             shape, dtype = (*preprocess.size, preprocess.channels), "uint8"
         super().__init__(sum(self.lengths), shape, np.dtype(dtype))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which locks for itself."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def read_many(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """Samples in order. Raises UsageError naming the sample that is not like the first one."""
         for index in indices.tolist():
@@ -85,6 +92,7 @@ class MappedSamples:
     labels: np.ndarray
     classes: tuple[str, ...]
     test: np.ndarray | None
+    boxes: None = None
 
     def inspect(self, indices: np.ndarray, progress: Progress) -> Inspection:
         """Digests of all samples where they fit in memory, else of SAMPLED of them."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgeopt.data.data import Split
+from edgeopt.data.data import CLASS, PADDING, Split
 from edgeopt.errors import UsageError
 from edgeopt.model import Model
 from edgeopt.progress import Progress
 
-__all__ = ["fit_classes", "fit_input"]
+__all__ = ["fit_box_classes", "fit_classes", "fit_input"]
 
 
 def fit_classes(
@@ -43,15 +43,30 @@ def fit_classes(
     return labels, classes or _numbered(stated, width or count)
 
 
+def fit_box_classes(
+    boxes: np.ndarray, classes: tuple[str, ...], model: Model | None, where: str, progress: Progress
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`fit_classes` of the classes of `boxes` (as `Split.boxes`): the boxes with the model's numbers, and the names."""
+    there = boxes[:, :, CLASS] != PADDING
+    numbers, names = fit_classes(boxes[there][:, CLASS].astype(np.int64), classes, model, where, progress)
+    renumbered = boxes.copy()
+    renumbered[there, CLASS] = numbers
+    return renumbered, names
+
+
 def _numbered(stated: tuple[str, ...], count: int) -> tuple[str, ...]:
     return stated if len(stated) == count else tuple(str(number) for number in range(count))
 
 
 def _output_width(model: Model | None) -> int | None:
-    """Number of classes of a classifier [batch, classes]; None when the shape does not say, or it is none."""
-    if model is None or model.meta.task != "classification" or not model.outputs:
+    """Number of classes of a classifier [batch, classes], or of a detector; None when the shape does not say."""
+    if model is None or not model.outputs:
         return None
     shape = model.outputs[0].shape
+    if model.meta.anchors is not None:
+        return model.meta.anchors.classes(shape)
+    if model.meta.task != "classification":
+        return None
     return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
 
 

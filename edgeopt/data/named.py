@@ -43,6 +43,7 @@ class NamedSamples:
     labels: np.ndarray | None
     classes: tuple[str, ...]
     test: np.ndarray | None
+    boxes: None = None
 
     def inspect(self, indices: np.ndarray, progress: Progress) -> Inspection:
         """Digests over all the arrays of a sample; names count, their order does not."""

@@ -43,6 +43,10 @@ class Samples(Protocol):
         """Class names; empty when the source has only numbers, or nothing."""
 
     @property
+    def boxes(self) -> np.ndarray | None:
+        """As `Split.boxes`; None when there are none."""
+
+    @property
     def test(self) -> np.ndarray | None:
         """bool [n]: which are the source's own test samples; None: it has no test split of its own."""
 

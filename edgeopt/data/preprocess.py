@@ -16,7 +16,7 @@ from edgeopt.model import Preprocess
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["fit_image", "normalize"]
+__all__ = ["fit_boxes", "fit_image", "normalize"]
 
 
 def normalize(raw: np.ndarray, preprocess: Preprocess) -> np.ndarray:
@@ -45,19 +45,35 @@ def fit_image(image: Image, preprocess: Preprocess) -> np.ndarray:
 
     image = _to_mode(image, "L" if preprocess.color == "gray" else "RGB")
     height, width = preprocess.size
-    if preprocess.resize is None:
-        fitted = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
-    else:
-        short = min(image.size)
-        # int(), not round(): torchvision cuts the longer side down.
-        scaled = tuple(
-            preprocess.resize if side == short else int(preprocess.resize * side / short) for side in image.size
-        )
-        left, top = (round((have - want) / 2) for have, want in zip(scaled, (width, height), strict=True))
-        fitted = image.resize((scaled[0], scaled[1]), PIL.Image.Resampling.BILINEAR).crop(
-            (left, top, left + width, top + height)
-        )
+    scaled, (left, top) = _placement(image.size, preprocess)
+    fitted = image.resize(scaled, PIL.Image.Resampling.BILINEAR)
+    if preprocess.resize is not None:
+        fitted = fitted.crop((left, top, left + width, top + height))
     return np.asarray(fitted, np.uint8).reshape(height, width, preprocess.channels)
+
+
+def fit_boxes(boxes: np.ndarray, size: tuple[int, int], preprocess: Preprocess) -> np.ndarray:
+    """Boxes [k, 4 or more] (x1, y1, x2, y2, ...) of an image of `size` (width, height), as `fit_image` moves what is in
+    them: pixels of the model's input, cut off at its edges. Those that nothing is left of are left out.
+    """
+    (wide, tall), (left, top) = _placement(size, preprocess)
+    corners = boxes[:, :4] * np.tile([wide / size[0], tall / size[1]], 2) - np.tile([left, top], 2)
+    corners = corners.clip(0, np.tile(preprocess.size[::-1], 2))
+    fitted = np.concatenate([corners, boxes[:, 4:]], axis=1)
+    some: np.ndarray = fitted[(corners[:, 2:] > corners[:, :2]).all(axis=1)]
+    return some
+
+
+def _placement(size: tuple[int, int], preprocess: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of an image of `size`: what it is resized to, and the upper left corner of what is cut out; (width, height)
+    each."""
+    height, width = preprocess.size
+    if preprocess.resize is None:
+        return (width, height), (0, 0)
+    short = min(size)
+    # int(), not round(): torchvision cuts the longer side down.
+    wide, tall = (preprocess.resize if side == short else int(preprocess.resize * side / short) for side in size)
+    return (wide, tall), (round((wide - width) / 2), round((tall - height) / 2))
 
 
 def _to_mode(image: Image, mode: str) -> Image:

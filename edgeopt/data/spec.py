@@ -17,7 +17,7 @@ class DataSpec(Spec):
 
     source: str = Field(
         min_length=1,
-        description="digits, a folder of images (one folder per class, or flat), x.npz, "
+        description="digits, a folder of images (one folder per class, flat, or with boxes in COCO's format), x.npz, "
         "torchvision:CIFAR10 and its like, or data.py:factory",
     )
     preprocess: Preprocess | None = Field(

@@ -7,7 +7,7 @@ from html import escape
 
 from edgeopt.report.figures import percent
 from edgeopt.report.limits import Verdict
-from edgeopt.report.report import Row
+from edgeopt.report.report import ACCURACY, Row
 from edgeopt.units import format_bytes
 
 __all__ = ["gate_badge", "tier_badge"]
@@ -26,7 +26,8 @@ def gate_badge(verdicts: Sequence[Verdict]) -> str:
 def tier_badge(row: Row, verdicts: Sequence[Verdict]) -> str:
     """`mcu | 15.6 KB, 99.44 %`, in the colour of the tier's verdicts."""
     figures = [format_bytes(row.size_bytes)]
-    figures += [] if row.accuracy is None else [percent(row.accuracy)]
+    metric = "" if row.metric == ACCURACY else f" {row.metric}"
+    figures += [] if row.accuracy is None else [f"{percent(row.accuracy)}{metric}"]
     return _draw(row.tier, ", ".join(figures), _color([v for v in verdicts if v.tier == row.tier]))
 
 

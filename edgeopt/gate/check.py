@@ -14,7 +14,7 @@ from edgeopt.intervals import Exact
 from edgeopt.report.limits import ALL_TIERS, Limits, Verdict
 from edgeopt.report.onnx_file import identify
 from edgeopt.report.quantities import Quantity
-from edgeopt.report.report import Report, Row
+from edgeopt.report.report import ACCURACY, Report, Row
 
 if TYPE_CHECKING:
     from edgeopt.report.onnx_file import OnnxFile
@@ -134,13 +134,18 @@ def _why_absent(report: Report, row: Row, rule: Quantity) -> str:
     return UNVERIFIED if rule.verified else "was not measured: the report does not have it"
 
 
-def _question(tier: str, rule: Quantity, allowed: float, note: str = "") -> Question:
-    return Question(tier, rule.limit, allowed, rule.less_is_better, rule.format, note=note)
+def _question(tier: str, rule: Quantity, allowed: float, note: str = "", metric: str = ACCURACY) -> Question:
+    def write(value: float) -> str:
+        """The figure, and of what it is where `rule` does not say it."""
+        return f"{rule.format(value)} {metric}" if metric != ACCURACY else rule.format(value)
+
+    return Question(tier, rule.limit, allowed, rule.less_is_better, write, note=note)
 
 
 def _judge_figure(row: Row, rule: Quantity, allowed: float, absent: str, allow_uncertain: bool) -> Verdict:
     found = rule.found(row)
-    question = _question(row.tier, rule, allowed, _source(row, rule))
+    metric = row.metric if rule.figure in ("accuracy", "drop_points") else ACCURACY
+    question = _question(row.tier, rule, allowed, _source(row, rule), metric)
     if found is None:
         sentence = f"{absent}; {question.bound}"
         return Verdict(tier=row.tier, limit=rule.limit, found=None, allowed=allowed, ok=False, sentence=sentence)

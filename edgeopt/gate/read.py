@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from edgeopt.errors import UsageError
 from edgeopt.report.limits import ALL_TIERS, Limits
-
-if TYPE_CHECKING:
-    import yaml
+from edgeopt.written import Written, read_written
 
 __all__ = ["LimitsByTier", "bounds_nothing", "known_tier", "limits_of", "merge_limits", "parse_flags", "read_limits"]
 
 LimitsByTier = Mapping[str, Limits]
 """Tier name, or `all`, to its limits."""
+
+FORM = "a mapping of tiers to limits"
+EXAMPLE = "write it like `mcu: {size: 100KB, drop: 2pt}`"
 
 
 def limits_of(tier: str, limits: LimitsByTier) -> Limits:
@@ -58,35 +59,17 @@ def read_limits(path: Path, tiers: Collection[str] | None = None) -> dict[str, L
 
     Raises UsageError with the line of an unknown limit, a bad value, or a tier that is not one of `tiers`.
     """
-    import yaml
-
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        entries = root.value if isinstance(root, yaml.MappingNode) else []
-        values = [yaml.safe_load(yaml.serialize(node)) for _, node in entries]
-    except OSError as error:
-        raise UsageError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"is not YAML ({' '.join(str(error).split())[:200]})", where=str(path)) from error
-    if not entries or not all(isinstance(own, dict) for own in values):
-        raise UsageError(
-            "is not a mapping of tiers to limits",
-            where=str(path),
-            fix="write it like `mcu: {size: 100KB, drop: 2pt}`",
-        )
     limits: dict[str, Limits] = {}
-    for (key, node), own in zip(entries, values, strict=True):
-        tier, line = str(key.value), f"{path}:{key.start_mark.line + 1}"
-        if tier in limits:
-            raise UsageError(f"tier {tier!r} is there twice", where=line)
-        known_tier(tier, tiers, where=line)
-        limits[tier] = _limits(own, _liner(path, node))
+    for tier, own in read_written(path, FORM, EXAMPLE).value.items():
+        if not isinstance(own.value, dict):
+            raise UsageError(f"is not {FORM}", where=own.place, fix=EXAMPLE)
+        known_tier(tier, tiers, where=own.place)
+        limits[tier] = _limits(own.plain(), _liner(own))
     return limits
 
 
-def _liner(path: Path, node: yaml.MappingNode) -> Callable[[str], str]:
-    lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
-    return lambda key: f"{path}:{lines.get(key, node.start_mark.line + 1)} {key}"
+def _liner(written: Written) -> Callable[[str], str]:
+    return lambda key: f"{written.at((key,)).place} {key}"
 
 
 def _limits(values: Mapping[Any, Any], where: Callable[[str], str]) -> Limits:

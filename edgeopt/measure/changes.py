@@ -29,9 +29,10 @@ def pack_bits(correct: np.ndarray | None) -> str:
 def change_facts(own: Outcome, base: Outcome, truth: np.ndarray | None, names: Sequence[str]) -> dict[str, Any]:
     """`changed`, `changes` and `classes` of a Row: `own` beside `base`, both on the same images in one order.
 
-    `truth` int64 [n] are the labels, `names` the classes. Nothing where neither is there: answers are then no classes.
+    `truth` int64 [n] are the labels, `names` the classes. Nothing where neither is there, or for boxes: answers are
+    then no classes.
     """
-    if truth is None and not names:
+    if own.answers is None or base.answers is None or (truth is None and not names):
         return {}
     changed = np.flatnonzero(own.answers != base.answers)
     ordered = changed if truth is None else changed[np.argsort(_rank(own, base, truth)[changed], kind="stable")]

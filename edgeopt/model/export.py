@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import sys
@@ -14,9 +15,11 @@ from typing import Any
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from edgeopt.errors import UsageError
+from edgeopt.model.anchors import Anchors
 from edgeopt.model.frozen import freeze_all_but, parameter_names
 from edgeopt.model.load import check_finite, tidy
 from edgeopt.model.model import Meta, Model, Preprocess
@@ -122,7 +125,10 @@ def _torchvision(name: str, published: bool, settings: dict[str, Any]) -> Built:
     settings = dict(settings)
     size = _take_size(settings, f"torchvision:{name}")
     best = torchvision.models.get_model_weights(name).DEFAULT
-    changed = settings.get("num_classes", 1000) != 1000
+    categories = tuple(best.meta.get("categories", ()))
+    changed = settings.get("num_classes", len(categories)) != len(categories)
+    if not published and "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(name)).parameters:
+        settings.setdefault("weights_backbone", None)  # its default is a download
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a download announces itself; stdout is for results
             module = torchvision.models.get_model(name, weights=best if published and not changed else None, **settings)
@@ -130,6 +136,12 @@ def _torchvision(name: str, published: bool, settings: dict[str, Any]) -> Built:
         raise _no_download(f"torchvision:{name}", error) from error
     except (TypeError, ValueError) as error:
         raise UsageError(str(error), where=f"torchvision:{name} settings") from error
+    if isinstance(module, torchvision.models.detection.ssd.SSD):
+        from edgeopt.model.detectors import describe
+
+        heads, meta = describe(module, size, () if changed else categories)
+        assert meta.anchors is not None
+        return heads, torch.zeros(2, 3, *meta.anchors.size), meta
     transforms = best.transforms()
     crop = getattr(transforms, "crop_size", [224])[0]
     crop = min(crop, 384) if size is None else size
@@ -140,7 +152,7 @@ def _torchvision(name: str, published: bool, settings: dict[str, Any]) -> Built:
         mean=tuple(getattr(transforms, "mean", IMAGENET_MEAN)),
         std=tuple(getattr(transforms, "std", IMAGENET_STD)),
     )
-    labels = () if changed else tuple(best.meta.get("categories", ()))
+    labels = () if changed else categories
     return module, torch.zeros(2, 3, crop, crop), Meta(preprocess=preprocess, labels=labels)
 
 
@@ -214,7 +226,19 @@ def _build(function: Callable[..., Any], settings: dict[str, Any], where: str) -
             fix="set `module.input_shape = (channels, height, width)` before returning it, or "
             "`module.example_inputs = {name: tensor}` for several inputs",
         )
-    return module, torch.zeros(2, *shape), Meta()
+    return module, torch.zeros(2, *shape), _detection(getattr(module, "anchors", None), where)
+
+
+def _detection(anchors: object, where: str) -> Meta:
+    """What a module that has `anchors` (the fields of `Anchors`, as a dict) says of itself."""
+    if not isinstance(anchors, dict):
+        return Meta()
+    try:
+        return Meta(task="detection", anchors=Anchors.model_validate(anchors))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("anchors", *first["loc"])))
+        raise UsageError(f"{key}: {first['msg']}", where=where, fix="see edgeopt.model.anchors.Anchors") from error
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:

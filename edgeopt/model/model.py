@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from pydantic import Field, ValidationError
 
+from edgeopt.model.anchors import Anchors
 from edgeopt.spec import Spec
 
 __all__ = ["META_KEY", "Meta", "Model", "Preprocess", "TensorInfo"]
@@ -41,9 +42,10 @@ class Preprocess(Spec):
 class Meta(Spec):
     """What a user of the model needs to know and the graph does not say."""
 
-    task: Literal["classification", "other"] = "classification"
+    task: Literal["classification", "detection", "other"] = "classification"
     labels: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
+    anchors: Anchors | None = Field(None, description="of a detector: how its output becomes boxes")
     provenance: dict[str, str] = Field({}, description="recipe_hash, data_hash, seed, versions, source ...")
 
 

@@ -7,5 +7,6 @@ says what it takes in `input_shape`, (channels, height, width). Loading this pac
 from edgeopt.networks.pooled import pooled
 from edgeopt.networks.residual import residual
 from edgeopt.networks.separable import separable
+from edgeopt.networks.ssd import ssd
 
-__all__ = ["pooled", "residual", "separable"]
+__all__ = ["pooled", "residual", "separable", "ssd"]

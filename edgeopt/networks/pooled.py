@@ -33,11 +33,14 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[n, inside, h, w] -> [n, outside, h / 2, w / 2]."""
         x = torch.relu(self.norm(self.pool(self.enter(x))))
+        if not self.rest:
+            return x
+        *inner, last = self.rest
         y = x
-        for step, layer in enumerate(self.rest, start=2):
-            y = layer(y)
-            y = torch.relu(y + x if step == len(self.rest) + 1 > 2 else y)
-        return y
+        for layer in inner:
+            y = torch.relu(layer(y))
+        y = last(y)
+        return torch.relu(y + x if inner else y)
 
 
 class Pooled(nn.Module):

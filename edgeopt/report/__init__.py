@@ -2,6 +2,8 @@
 
 from edgeopt.report.limits import ALL_TIERS, Limits, Verdict
 from edgeopt.report.report import (
+    ACCURACY,
+    MAP,
     Baseline,
     Change,
     ClassChange,
@@ -13,11 +15,14 @@ from edgeopt.report.report import (
     Row,
     StageRow,
     read_report,
+    report_path,
     write_report,
 )
 
 __all__ = [
+    "ACCURACY",
     "ALL_TIERS",
+    "MAP",
     "Baseline",
     "Change",
     "ClassChange",
@@ -31,5 +36,6 @@ __all__ = [
     "StageRow",
     "Verdict",
     "read_report",
+    "report_path",
     "write_report",
 ]

@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeopt.errors import UsageError
-from edgeopt.intervals import Z95, Evidence, Exact, PairedDrop, Spread, UnpairedDrop
+from edgeopt.intervals import Z95, Evidence, Exact, PairedDrop, Resampled, Spread, UnpairedDrop
 from edgeopt.report.figures import points
-from edgeopt.report.quantities import QUANTITIES, Quantity, accuracy_share, correct_images, latency_spread
-from edgeopt.report.report import Environment, Report, Row
+from edgeopt.report.quantities import (
+    QUANTITIES,
+    Quantity,
+    accuracy_share,
+    correct_images,
+    latency_spread,
+    resampled_accuracy,
+)
+from edgeopt.report.report import ACCURACY, Environment, Report, Row
 
 __all__ = ["Comparison", "Difference", "Pair", "compare_reports", "compare_rows", "same_images", "worsening"]
 
@@ -151,6 +158,9 @@ def worsening(quantity: Quantity, first: Row, second: Row, *, paired: bool) -> E
 
 
 def _accuracy_loss(first: Row, second: Row, paired: bool) -> Evidence:
+    loss = 100 * ((first.accuracy or 0) - (second.accuracy or 0))
+    if first.metric != second.metric:
+        return Spread(loss, -math.inf, math.inf, f"{first.metric} here, {second.metric} there")
     if paired and first.sha256 == second.sha256:
         return Exact(0.0, "the same file")
     base, own = correct_images(first, first.samples), correct_images(second, second.samples)
@@ -158,7 +168,10 @@ def _accuracy_loss(first: Row, second: Row, paired: bool) -> Evidence:
         return PairedDrop((base & ~own).bit_count(), (own & ~base).bit_count(), second.samples)
     before, after = accuracy_share(first), accuracy_share(second)
     if before is None or after is None:
-        loss = 100 * ((first.accuracy or 0) - (second.accuracy or 0))
+        if (good := resampled_accuracy(first)) and (bad := resampled_accuracy(second)) and first.metric != ACCURACY:
+            low = math.hypot(good.estimate - good.low, bad.high - bad.estimate)
+            high = math.hypot(good.high - good.estimate, bad.estimate - bad.low)
+            return Resampled(loss, loss - 100 * low, loss + 100 * high, bad.samples)
         return Spread(loss, -math.inf, math.inf, "a report does not say on how many images")
     return UnpairedDrop(before, after)
 

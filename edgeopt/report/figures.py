@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
 from edgeopt.report.limits import Verdict
-from edgeopt.report.report import Baseline, Report, Row, StageRow
+from edgeopt.report.report import ACCURACY, Baseline, Report, Row, StageRow
 from edgeopt.units import format_bytes, format_sizes
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "duration",
     "exact_bytes",
     "histories",
+    "metric_heading",
     "milliseconds",
     "number",
     "percent",
@@ -129,6 +130,7 @@ COLUMNS = (
         lambda base: _or_none(base.accuracy, percent),
         lambda row: _interval(row.accuracy_low, row.accuracy_high, percent),
     ),
+    Column("mAP at IoU 0.5", lambda row: _or_none(row.map50, percent), _nothing),
     Column(
         "Drop",
         lambda row: _or_none(row.drop_points, points),
@@ -165,7 +167,13 @@ COLUMNS = (
 
 def columns_of(report: Report) -> list[Column]:
     """The columns that some artifact of the report has a figure for."""
-    return [column for column in COLUMNS if any(column.artifact(row) != NONE for row in report.tiers)]
+    named = [replace(c, heading=metric_heading(report.metric)) if c.heading == "Accuracy" else c for c in COLUMNS]
+    return [column for column in named if any(column.artifact(row) != NONE for row in report.tiers)]
+
+
+def metric_heading(metric: str) -> str:
+    """`Accuracy` or `mAP`."""
+    return "Accuracy" if metric == ACCURACY else metric
 
 
 def summary(report: Report) -> tuple[bool | None, str]:

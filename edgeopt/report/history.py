@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from edgeopt.atomic import write_atomic
 from edgeopt.errors import StageFailed, UsageError
-from edgeopt.report.report import Figure, Report, Row
+from edgeopt.report.report import ACCURACY, Figure, Report, Row
 from edgeopt.spec import Spec
 
 __all__ = ["Entry", "TierFigures", "append_entry", "entry_of", "find_commit", "read_history", "tiers_of"]
@@ -33,6 +33,8 @@ class TierFigures(Spec):
 
     size_bytes: Annotated[int, Field(ge=0)]
     sha256: str = ""
+    metric: str = ACCURACY
+    """What `accuracy` is of."""
     accuracy: Figure | None = None
     accuracy_low: Figure | None = None
     accuracy_high: Figure | None = None

@@ -11,12 +11,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeopt.report.figures import NONE, milliseconds, percent
+from edgeopt.report.figures import NONE, metric_heading, milliseconds, percent
 from edgeopt.report.history import Entry, TierFigures, tiers_of
+from edgeopt.report.report import ACCURACY
 from edgeopt.report.simple_page import simple_page, table
 from edgeopt.units import format_bytes
 
-__all__ = ["history_html", "history_terminal"]
+__all__ = ["axis", "history_html", "history_terminal"]
 
 Metric = tuple[str, Callable[[TierFigures], float | None], Callable[[float], str]]
 METRICS: tuple[Metric, ...] = (
@@ -46,7 +47,7 @@ def history_terminal(entries: Sequence[Entry]) -> list[RenderableType]:
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
     for heading in ("commit", "when", "", "tier"):
         shown.add_column(heading, no_wrap=True)
-    for heading in ("size", "accuracy", "latency"):
+    for heading in ("size", _metric_of(entries), "latency"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for entry in entries[-MOST_LINES:]:
         word = Text("pass", "green") if entry.ok else Text("FAIL", "bold red")
@@ -61,7 +62,7 @@ def history_terminal(entries: Sequence[Entry]) -> list[RenderableType]:
 def history_html(entries: Sequence[Entry]) -> str:
     """One offline page: size, accuracy and whatever else is known over commits, and every line as a table."""
     tiers = tiers_of(entries)
-    drawn = [(metric[0], svg) for metric in METRICS if (svg := _draw(metric, entries, tiers))]
+    drawn = [(metric[0], svg) for metric in _named(entries) if (svg := _draw(metric, entries, tiers))]
     keys = "".join(f'<span class="key c{n % COLORS}">● {escape(tier)}</span>' for n, tier in enumerate(tiers))
     note = '<p class="soft small">Oldest left. A hollow point: the gate failed.</p>'
     sections = [
@@ -71,6 +72,17 @@ def history_html(entries: Sequence[Entry]) -> str:
     names = " · ".join(dict.fromkeys(entry.name for entry in entries))
     facts = f"{len(entries)} commits, {_when(entries[0])} to {_when(entries[-1])}"
     return simple_page(f"History of {names}", facts, [*sections, ("Every line", _rows(entries))], style=STYLE)
+
+
+def _metric_of(entries: Sequence[Entry]) -> str:
+    """What the newest accuracy is of."""
+    return next((own.metric for own in reversed(list(entries[-1].tiers.values()))), ACCURACY)
+
+
+def _named(entries: Sequence[Entry]) -> list[Metric]:
+    """The figures, the accuracy by the name of its metric."""
+    heading = metric_heading(_metric_of(entries))
+    return [(heading if name == "Accuracy" else name, read, write) for name, read, write in METRICS]
 
 
 def _rows(entries: Sequence[Entry]) -> str:
@@ -85,7 +97,7 @@ def _rows(entries: Sequence[Entry]) -> str:
         for entry in reversed(entries)
         for tier, own in entry.tiers.items()
     ]
-    return table(["Commit", "When", "Gate", "Tier", *(metric[0] for metric in METRICS)], rows, "Every line")
+    return table(["Commit", "When", "Gate", "Tier", *(metric[0] for metric in _named(entries))], rows, "Every line")
 
 
 def _commit(entry: Entry) -> str:
@@ -107,7 +119,7 @@ def _draw(metric: Metric, entries: Sequence[Entry], tiers: Sequence[str]) -> str
     known = [value for entry in entries for own in entry.tiers.values() if (value := read(own)) is not None]
     if not known:
         return ""
-    low, high, ticks = _axis(min(known), max(known))
+    low, high, ticks = axis(min(known), max(known))
     step = (WIDTH - LEFT - RIGHT) / max(1, len(entries) - 1)
 
     def place(index: int, value: float) -> tuple[float, float]:
@@ -144,7 +156,7 @@ def _point(x: float, y: float, entry: Entry, words: str) -> str:
     return f'<circle{state} cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{told}</title></circle>'
 
 
-def _axis(low: float, high: float) -> tuple[float, float, list[float]]:
+def axis(low: float, high: float) -> tuple[float, float, list[float]]:
     """Ends of an axis with some room, and its ticks at round numbers."""
     room = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
     low, high = max(0.0, low - room), high + room

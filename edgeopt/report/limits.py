@@ -85,9 +85,11 @@ class Limits(Spec):
 
     size: Bytes | None = Field(None, description="largest file, such as 100KB or 64KiB")
     drop: Points | None = Field(
-        None, description="largest accuracy drop under the float model, percentage points, such as 2pt"
+        None, description="largest drop of accuracy (of detectors: mAP) under the float model, points, such as 2pt"
     )
-    accuracy: Fraction | None = Field(None, description="lowest accuracy on the test images, such as 97%")
+    accuracy: Fraction | None = Field(
+        None, description="lowest accuracy (of detectors: mAP) on the test images, such as 97%"
+    )
     speedup: Ratio | None = Field(None, description="lowest float latency / artifact latency, such as 1.5")
     latency: Milliseconds | None = Field(None, description="highest median latency for one input, such as 5ms")
     macs: Count | None = Field(None, description="most multiply-adds for one input, such as 1.5M")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgeopt.report.figures import milliseconds, percent
+from edgeopt.report.figures import metric_heading, milliseconds, percent
 from edgeopt.report.report import Baseline, Report, Row, StageRow
 from edgeopt.units import format_bytes
 
@@ -53,8 +53,9 @@ def draw(report: Report, chart: Chart) -> tuple[str, dict[str, Any]] | None:
     points = _points(report, chart, labelled)
     if not any(point["kind"] == "tier" for point in points):
         return None
-    title = chart.title if labelled else chart.title.replace("Accuracy", "Agreement with the float model")
-    heading = "accuracy" if labelled else "agreement"
+    shown = metric_heading(report.metric) if labelled else "Agreement with the float model"
+    title = chart.title.replace("Accuracy", shown)
+    heading = report.metric if labelled else "agreement"
     return title, {"x": chart.axis, "y": heading, "unit": chart.unit, "points": points}
 
 

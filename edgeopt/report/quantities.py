@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgeopt.intervals import Evidence, PairedDrop, Share, Spread, discordant
+from edgeopt.intervals import Evidence, PairedDrop, Resampled, Share, Spread, discordant
 from edgeopt.report.figures import count, exact_bytes, milliseconds, percent, points, ratio
-from edgeopt.report.report import Baseline, Row
+from edgeopt.report.report import ACCURACY, Baseline, Row
 from edgeopt.units import format_bytes
 
-__all__ = ["QUANTITIES", "Quantity", "accuracy_share", "correct_images", "latency_spread"]
+__all__ = ["QUANTITIES", "Quantity", "accuracy_share", "correct_images", "latency_spread", "resampled_accuracy"]
 
 
 def _no_evidence(row: Row) -> Evidence | None:
@@ -58,16 +58,31 @@ def correct_images(own: Row | Baseline, samples: int | None) -> int | None:
 
 
 def accuracy_share(row: Row) -> Share | None:
-    """The accuracy as counts."""
-    if row.accuracy is None or not row.samples:
+    """The accuracy as counts; another metric is none of images."""
+    if row.accuracy is None or not row.samples or row.metric != ACCURACY:
         return None
     return Share(round(row.accuracy * row.samples), row.samples)
 
 
-def _drop(row: Row) -> PairedDrop | None:
+def resampled_accuracy(row: Row) -> Resampled | None:
+    """A metric that is no share of the images, with the interval that the report states."""
+    if row.accuracy is None or row.accuracy_low is None or row.accuracy_high is None or not row.samples:
+        return None
+    return Resampled(row.accuracy, row.accuracy_low, row.accuracy_high, row.samples)
+
+
+def _accuracy(row: Row) -> Evidence | None:
+    return accuracy_share(row) if row.metric == ACCURACY else resampled_accuracy(row)
+
+
+def _drop(row: Row) -> Evidence | None:
     """The drop as counts: of the answers, or as the interval that the report states has them."""
     if row.drop_points is None or not row.samples:
         return None
+    if row.metric != ACCURACY:
+        if row.drop_low is None or row.drop_high is None:
+            return None
+        return Resampled(row.drop_points, row.drop_low, row.drop_high, row.samples)
     own, base = correct_images(row, row.samples), correct_images(row.baseline, row.samples)
     if own is not None and base is not None:
         return PairedDrop((base & ~own).bit_count(), (own & ~base).bit_count(), row.samples)
@@ -101,7 +116,7 @@ whole = "{:,.0f}".format
 QUANTITIES = (
     Quantity("size", "size_bytes", True, exact_bytes, brief=format_bytes),
     Quantity("drop", "drop_points", True, points, evidence=_drop),
-    Quantity("accuracy", "accuracy", False, percent, evidence=accuracy_share),
+    Quantity("accuracy", "accuracy", False, percent, evidence=_accuracy),
     Quantity("speedup", "speedup", False, ratio, evidence=_speedup),
     Quantity("latency", "latency_ms", True, milliseconds, evidence=latency_spread),
     Quantity("macs", "macs", True, whole, brief=count),

@@ -19,6 +19,8 @@ from edgeopt.report.limits import Limits, Verdict
 from edgeopt.spec import Spec
 
 __all__ = [
+    "ACCURACY",
+    "MAP",
     "VERSION",
     "Baseline",
     "Change",
@@ -31,9 +33,12 @@ __all__ = [
     "Row",
     "StageRow",
     "read_report",
+    "report_path",
     "write_report",
 ]
 
+ACCURACY: Final = "accuracy"
+MAP: Final = "mAP"
 VERSION: Final = 1
 """Version of report.json; a reader refuses another one."""
 
@@ -170,11 +175,16 @@ class Row(Spec):
     """Largest sum of activations alive at once, for one input."""
     sizes: dict[str, Size] = Field({})
     """Dynamic dims besides the batch -> their sizes in that input; empty where every size is fixed."""
+    metric: Literal["accuracy", "mAP"] = ACCURACY
+    """What `accuracy` and the drop are of, here and in the baseline: `mAP` is COCO's mean average precision of
+    boxes."""
     accuracy: Share | None = None
-    """Fraction of the test images; null: there are no labels."""
+    """Fraction of the test images; mean average precision, fraction of 1; null: there are no labels."""
     accuracy_low: Share | None = None
     """95 % interval."""
     accuracy_high: Share | None = None
+    map50: Share | None = None
+    """Average precision at IoU 0.5 alone; null: no boxes."""
     samples: Size | None = None
     """Test images that accuracy and agreement were measured on."""
     drop_points: Figure | None = None
@@ -294,6 +304,16 @@ class Report(Spec):
     def to_json(self) -> str:
         """What report.json holds; equal reports give equal text."""
         return self.model_dump_json(indent=2) + "\n"
+
+    @property
+    def metric(self) -> str:
+        """What its accuracies are of, see `Row.metric`."""
+        return next((row.metric for row in self.tiers), ACCURACY)
+
+
+def report_path(path: Path) -> Path:
+    """The file that `path` names: itself, or the report.json in the folder that it is."""
+    return path / "report.json" if path.is_dir() else path
 
 
 def read_report(path: Path) -> Report:

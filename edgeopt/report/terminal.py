@@ -12,6 +12,7 @@ from rich.text import Text
 from edgeopt.report.figures import (
     NONE,
     duration,
+    metric_heading,
     milliseconds,
     percent,
     points,
@@ -44,7 +45,7 @@ def render_artifacts(report: Report) -> Table:
     """One line a tier, and the float model they are compared with."""
     table = _table("Tier")
     labelled = any(row.accuracy is not None for row in report.tiers)
-    told = ("Accuracy", "Drop") if labelled else ("Agreement", "SQNR")
+    told = (metric_heading(report.metric), "Drop") if labelled else ("Agreement", "SQNR")
     for heading in ("Size", *told, "Latency", "Speedup", "RAM"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.tiers:

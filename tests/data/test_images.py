@@ -33,8 +33,9 @@ def read_all(split, size=7):
 
 @pytest.fixture
 def lazily(monkeypatch):
-    """No room in memory: pixels are decoded each time they are read."""
+    """No room in memory, none on disk: pixels are decoded each time they are read."""
     monkeypatch.setattr(edgeopt.data.memory, "MEMORY_BUDGET", 0)
+    monkeypatch.setenv("EDGEOPT_CACHE_LIMIT", "0")
 
 
 @pytest.fixture

@@ -34,6 +34,18 @@ def test_the_default_is_mlperf_tinys_resnet8():
     assert macs(network) == 12_501_632
 
 
+def test_more_of_the_arithmetic_may_lie_in_the_middle():
+    network = residual(blocks=(0, 3, 1), widths=(16, 32, 48))
+    assert weights(network) == 88_208
+    assert macs(network) == 15_860_192
+    assert [tuple(block(torch.zeros(1, 16, 32, 32)).shape) for block in network.blocks[:1]] == [(1, 32, 16, 16)]
+
+
+def test_widths_are_what_width_stands_for():
+    one, other = residual(width=4, blocks=(1, 2)), residual(widths=(4, 8), blocks=(1, 2))
+    assert {k: v.shape for k, v in one.state_dict().items()} == {k: v.shape for k, v in other.state_dict().items()}
+
+
 def test_resnet20_has_hes_size():
     """0.27 M parameters (arXiv 1512.03385, table 6), 41 M multiply-adds."""
     network = residual(blocks=(3, 3, 3))
@@ -63,6 +75,7 @@ def test_ds_cnn_is_mlperf_tinys_keyword_spotter():
     [
         residual(7, 1, 8, 4, (1, 1)),
         residual(blocks=[2, 1]),
+        residual(size=8, blocks=(0, 2, 1), widths=(4, 6, 7)),
         separable(5, 1, 12, 8, (1, 1)),
         separable(width=6, blocks=[1], stem=3, stem_stride=2),
     ],
@@ -88,6 +101,9 @@ def test_only_what_integer_kernels_exist_for(network):
         (residual, {"width": 0}, "width"),
         (residual, {"blocks": ()}, "blocks"),
         (residual, {"blocks": (1, 0)}, "blocks"),
+        (residual, {"blocks": (0,)}, "blocks"),
+        (residual, {"blocks": (1, 1), "widths": (8, 0)}, "widths"),
+        (residual, {"blocks": (1, 1), "widths": (8,)}, "widths has 1 entries"),
         (separable, {"stem_stride": 0}, "stem_stride"),
         (separable, {"size": (8, 0)}, "size"),
     ],

@@ -60,9 +60,10 @@ def gated(**changes: Any) -> Report:
 
 
 def poison(value: Any) -> Any:
-    """Every string of a dumped report, names of settings and facts too, with markup behind it."""
+    """Every string of a dumped report, names of settings and facts too, with markup behind it; a metric is one of two
+    words."""
     if isinstance(value, dict):
-        return {key: poison(item) for key, item in value.items()}
+        return {key: item if key == "metric" else poison(item) for key, item in value.items()}
     if isinstance(value, list):
         return [poison(item) for item in value]
     return value + HOSTILE if isinstance(value, str) and not value.startswith("data:image/") else value

@@ -8,6 +8,7 @@ from html import escape
 from edgeopt.report.figures import (
     columns_of,
     count,
+    metric_heading,
     milliseconds,
     percent,
     points,
@@ -54,7 +55,7 @@ def _headlines(row: Row) -> list[tuple[str, str, str]]:
     if row.accuracy is not None:
         drop = row.drop_points
         note = "" if drop is None else f"{points(drop)} drop" if drop >= 0 else f"{points(-drop)} gain"
-        lines.append(("Accuracy", percent(row.accuracy), note))
+        lines.append((metric_heading(row.metric), percent(row.accuracy), note))
     elif row.agreement is not None:
         lines.append(("Agreement", percent(row.agreement), "with the float model"))
     if row.latency_ms is not None:
