@@ -10,8 +10,10 @@ __all__ = ["cpu_count", "cpu_info", "cpu_name"]
 
 
 def cpu_count() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: those of the system, or as many as EDGEOPT_CORES says, if that is fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("EDGEOPT_CORES", "")
+    return max(1, min(cores, int(limit))) if limit.isdecimal() else cores
 
 
 def cpu_info() -> list[tuple[str, str]]:

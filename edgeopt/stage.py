@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from edgeopt.data import Data
 from edgeopt.errors import UsageError
 from edgeopt.model import Model
-from edgeopt.model.reference import ModelRef
+from edgeopt.model.reference import ModelRef, Shrink
 from edgeopt.progress import SILENT, Progress
 from edgeopt.spec import Spec
 from edgeopt.tiers import Tier
@@ -79,7 +79,7 @@ class Stage(Spec):
         """A per-tier stage in its quickest form, whose result takes as many bytes and as much RAM."""
         return self
 
-    def references(self) -> tuple[ModelRef, ...]:
+    def references(self) -> tuple[ModelRef | Shrink, ...]:
         """Other models that the stage reads, so that a change in one of them is a change of the stage."""
         return ()
 

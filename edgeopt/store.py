@@ -68,11 +68,21 @@ class Store:
 
     def do(self, title: str, key: str, work: Callable[[Path], StageResult]) -> Finished:
         """What `work(scratch)` gives, from disk when it was done before. `key` hashes all that went in."""
+        with self._alone(key):
+            return self.find(title, key) or self._make(title, key, work)
+
+    @contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Runs that share the folder (those of a sweep, by a link to it) make a stage once: the others wait for it."""
+        if not self.folder.is_symlink():
+            yield
+            return
+        with FileLock(self.folder / f".lock-{key[:12]}"):
+            yield
+
+    def _make(self, title: str, key: str, work: Callable[[Path], StageResult]) -> Finished:
         from edgeopt.model.load import save_model
 
-        found = self.find(title, key)
-        if found is not None:
-            return found
         place, scratch = self.folder / f"{title}-{key[:12]}", self.scratch(key)
         began = time.monotonic()
         try:
@@ -88,6 +98,7 @@ class Store:
             save_model(result.model, temporary / "model.onnx")
             for name, content in result.files.items():
                 (temporary / name).write_text(content)
+            _keep_events(scratch, temporary)
             stored = UNFINISHED if result.unfinished else key
             record = {"key": stored, "seconds": round(seconds, 3), "facts": result.facts}
             (temporary / "stage.json").write_text(json.dumps(record, indent=2, default=str))
@@ -126,6 +137,12 @@ class Store:
             return Finished(place, model, record["facts"], record["seconds"], reused=True)
         except (OSError, ValueError, KeyError, UsageError):
             return None
+
+
+def _keep_events(scratch: Path, place: Path) -> None:
+    """TensorBoard's files of a stage's trainings, written while they ran, belong to the finished stage."""
+    for events in scratch.glob("**/tensorboard"):
+        shutil.copytree(events, place / "tensorboard" / events.parent.relative_to(scratch), dirs_exist_ok=True)
 
 
 @contextmanager

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+
+from edgeopt.train.shards import fill, local
 
 __all__ = ["Average"]
 
@@ -28,8 +33,8 @@ class Average:
         floats, latest = [], []
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():
-                floats.append(self.values[name])
-                latest.append(tensor)
+                floats.append(local(self.values[name]))
+                latest.append(local(tensor))
             else:
                 self.values[name].copy_(tensor)
         torch._foreach_lerp_(floats, latest, 1 - decay)
@@ -42,9 +47,19 @@ class Average:
         self.steps = steps
         for name, tensor in values.items():
             assert isinstance(tensor, Tensor)
-            self.values[name].copy_(tensor)
+            fill(self.values[name], tensor)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
         """Give the average to the module."""
         module.load_state_dict(self.values)
+
+    @contextmanager
+    def lent_to(self, module: nn.Module) -> Iterator[None]:
+        """The module has the average inside, and its own weights again, to the bit, after."""
+        own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        self.copy_to(module)
+        try:
+            yield
+        finally:
+            module.load_state_dict(own)

@@ -1,7 +1,6 @@
 """Checkpoints: written whole or not at all, read back only when they belong to this very run.
 
-Random states are not in them because the loop has none: order and augmentation of an epoch are drawn from a
-generator seeded with (seed, epoch).
+Random states are not in them because the loop has none, see `edgeopt.train.draws`: the position in the epoch says all.
 """
 
 from __future__ import annotations
@@ -16,9 +15,13 @@ from torch import nn
 
 from edgeopt.atomic import write_atomic
 
-__all__ = ["fingerprint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["SAVE_EVERY_S", "TELL_EVERY_STEPS", "fingerprint", "read_checkpoint", "write_checkpoint"]
 
-FORMAT = 1
+FORMAT = 2
+SAVE_EVERY_S = 120.0
+"""A checkpoint is written at the end of each epoch, and inside one that takes longer than this."""
+TELL_EVERY_STEPS = 20
+"""Several processes agree on that every so many steps."""
 
 
 def fingerprint(module: nn.Module) -> str:

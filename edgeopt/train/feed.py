@@ -10,19 +10,20 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgeopt.data import Split
+from edgeopt.errors import UsageError
 from edgeopt.model import Preprocess
-from edgeopt.train.augment import crop_and_flip, erase, warp
+from edgeopt.train.augment import crop_and_flip, erase, rand_augment, warp
 from edgeopt.train.settings import Augment
 
-__all__ = ["Held", "Streamed", "open_feed", "prepare"]
+__all__ = ["Feed", "Held", "Streamed", "check_augment", "open_feed", "prepare"]
 
 MEMORY_SHARE = 0.25
 """Largest share of the machine's memory (or of the GPU's) that decoded samples may take."""
@@ -35,8 +36,8 @@ Pair = tuple[Tensor, Tensor | None]
 class Feed(Protocol):
     """Yields raw samples, uint8 [n, H, W, C] or model-ready float32, with int64 [n] labels or None."""
 
-    def batches(self, order: np.ndarray) -> Iterator[Pair]:
-        """One pair for each row of `order`, int64 [steps, batch] positions in the split."""
+    def batches(self, order: Sequence[np.ndarray] | np.ndarray) -> Iterator[Pair]:
+        """One pair for each row of `order`, int64 [batch] positions in the split."""
         ...
 
 
@@ -53,15 +54,21 @@ class Held:
     """All samples in one tensor."""
 
     def __init__(self, split: Split, device: torch.device, home: torch.device) -> None:
-        starts = range(0, len(split), READ_AT_ONCE)
-        parts = [split.raw(np.arange(s, min(s + READ_AT_ONCE, len(split)))) for s in starts]
-        self.samples = torch.from_numpy(np.ascontiguousarray(np.concatenate(parts))).to(home)
-        self.labels = None if split.labels is None else torch.from_numpy(split.labels).to(home)
+        first = split.raw(np.arange(1))
+        held = np.empty((len(split), *first.shape[1:]), first.dtype)
+        for start in range(0, len(split), READ_AT_ONCE):
+            part = np.arange(start, min(start + READ_AT_ONCE, len(split)))
+            held[part] = split.raw(part)
+        self.samples = torch.from_numpy(held).to(home)
+        self.labels = None if split.truth is None else torch.from_numpy(split.truth).to(home)
         self.device, self.home = device, home
 
-    def batches(self, order: np.ndarray) -> Iterator[Pair]:
+    def batches(self, order: Sequence[np.ndarray] | np.ndarray) -> Iterator[Pair]:
         """See Feed."""
-        for row in torch.from_numpy(order).to(self.home):
+        if not len(order):
+            return
+        rows = torch.from_numpy(np.concatenate(order)).to(self.home)
+        for row in rows.split([len(row) for row in order]):
             labels = None if self.labels is None else self.labels[row].to(self.device)
             yield self.samples[row].to(self.device), labels
 
@@ -72,7 +79,7 @@ class Streamed:
     def __init__(self, split: Split, device: torch.device) -> None:
         self.split, self.device = split, device
 
-    def batches(self, order: np.ndarray) -> Iterator[Pair]:
+    def batches(self, order: Sequence[np.ndarray] | np.ndarray) -> Iterator[Pair]:
         """See Feed. An error while reading is raised here."""
         ready: queue.Queue[np.ndarray | BaseException] = queue.Queue(READ_AHEAD)
         stop = threading.Event()
@@ -83,7 +90,7 @@ class Streamed:
                 samples = ready.get()
                 if isinstance(samples, BaseException):
                     raise samples
-                labels = None if self.split.labels is None else torch.from_numpy(self.split.labels[row])
+                labels = None if self.split.truth is None else torch.from_numpy(self.split.truth[row])
                 yield (
                     torch.from_numpy(samples).to(self.device),
                     None if labels is None else labels.to(self.device),
@@ -94,7 +101,7 @@ class Streamed:
                 _drain(ready)
                 reader.join(0.05)
 
-    def _read(self, order: np.ndarray, ready: queue.Queue[np.ndarray | BaseException], stop: threading.Event) -> None:
+    def _read(self, order: Sequence[np.ndarray] | np.ndarray, ready: queue.Queue[Any], stop: threading.Event) -> None:
         try:
             for row in order:
                 if stop.is_set():
@@ -102,6 +109,22 @@ class Streamed:
                 ready.put(np.ascontiguousarray(self.split.raw(row)))
         except BaseException as error:
             ready.put(error)
+
+
+def check_augment(split: Split, augment: Augment, where: str) -> None:
+    """Raise UsageError where `augment` wants samples or labels of another kind."""
+    if augment.active and split.raw(np.arange(1)).ndim != 4:
+        raise UsageError("augmentation needs images, these samples are none", where=where, fix="leave `augment` out")
+    if augment.randaugment is not None and split.preprocess is None:
+        raise UsageError(
+            "randaugment needs pixels, these images are model-ready floats", where=where, fix="leave `randaugment` out"
+        )
+    if augment.mixes and split.boxes is not None:
+        raise UsageError("mixup and cutmix mix classes, these labels are boxes", where=where, fix="leave them out")
+    if augment.moves and split.boxes is not None:
+        raise UsageError(
+            "augmentation that moves pixels would leave the boxes behind", where=where, fix="leave all but `erase` out"
+        )
 
 
 def prepare(samples: Tensor, preprocess: Preprocess | None, augment: Augment) -> Tensor:
@@ -112,6 +135,8 @@ def prepare(samples: Tensor, preprocess: Preprocess | None, augment: Augment) ->
     if preprocess is None:
         return _augment_ready(samples, augment)
     pixels = crop_and_flip(samples, augment.crop_pad, augment.flip)
+    if augment.randaugment is not None:
+        pixels = rand_augment(pixels, augment.randaugment)
     x = pixels.permute(0, 3, 1, 2).float()
     if augment.warps:
         x = warp(x, augment)

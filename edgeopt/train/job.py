@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-from dataclasses import dataclass
+import shlex
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,18 @@ from edgeopt.data import Split
 from edgeopt.errors import UsageError
 from edgeopt.machine import cpu_count
 from edgeopt.progress import Progress
-from edgeopt.train.feed import prepare
+from edgeopt.train.crew import torchrun_shape, under_torchrun
+from edgeopt.train.events import check_events
+from edgeopt.train.feed import check_augment, prepare
 from edgeopt.train.objectives import Objective
 from edgeopt.train.precision import choose_precision, choose_threads, count_arithmetic
 from edgeopt.train.settings import Fit
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import Strategy
 
-__all__ = ["Job", "check_job", "plan", "quiet_fabric", "under_torchrun"]
+__all__ = ["Job", "check_job", "plan", "quiet_fabric"]
 
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -42,16 +46,29 @@ class Job:
     scratch: Path | None
     label: str
     threads: int = 1
+    views: int | None = None
+    """Order and draws of an epoch are those of epoch `epoch % views`; None: every epoch has its own."""
+    held: np.ndarray = field(default_factory=lambda: np.arange(0))
+    """Positions in the split that are not trained on: they tell how well it goes."""
 
     @property
     def batch(self) -> int:
         """Samples a step, over all devices."""
-        return min(self.settings.batch_size, len(self.split))
+        return min(self.settings.batch_size, len(self.split) - len(self.held))
 
     @property
     def steps(self) -> int:
         """Steps an epoch; what does not fill a batch is left out, other samples in each epoch."""
-        return len(self.split) // self.batch
+        return (len(self.split) - len(self.held)) // self.batch
+
+    @property
+    def training(self) -> np.ndarray:
+        """Positions in the split that are trained on."""
+        return np.delete(np.arange(len(self.split)), self.held)
+
+    def view(self, epoch: int) -> int:
+        """The epoch whose order and draws this one has."""
+        return epoch if self.views is None else epoch % self.views
 
     def lr(self, epoch: int, step: int) -> float:
         """The learning rate at a step; both count from 0."""
@@ -71,23 +88,51 @@ def check_job(job: Job) -> None:
             where=job.label,
             fix="use accelerator auto or cpu",
         )
-    if job.batch % settings.devices:
-        raise UsageError(
-            f"a batch of {job.batch} does not divide over {settings.devices} devices",
-            where=job.label,
-            fix="choose a batch_size that is a multiple of devices",
-        )
+    _check_processes(job)
     if settings.precision == "fp16" and _accelerator(settings) == "cpu":
         raise UsageError("precision fp16 needs a GPU", where=job.label, fix="use precision auto or bf16")
-    if settings.augment.active and job.split.raw(np.arange(1)).ndim != 4:
+    if settings.precision == "fp16" and settings.strategy == "fsdp" and settings.processes > 1:
+        raise UsageError("strategy fsdp does not scale losses, as fp16 needs it", where=job.label, fix="use bf16")
+    check_augment(job.split, settings.augment, job.label)
+    check_events(settings, job.scratch, job.label)
+
+
+def _check_processes(job: Job) -> None:
+    """Raise UsageError where the processes that there are, or can be, are not those of the settings."""
+    settings = job.settings
+    wanted = (settings.devices, settings.nodes)
+    if under_torchrun() and torchrun_shape() != wanted:
+        here, machines = torchrun_shape()
         raise UsageError(
-            "augmentation needs images, these samples are none", where=job.label, fix="leave `augment` out"
+            f"torchrun started {here} process(es) on each of {machines} machine(s), and the settings say "
+            f"devices {settings.devices}, nodes {settings.nodes}",
+            where=job.label,
+            fix=f"set devices {here} and nodes {machines}, or leave both out",
         )
+    if settings.nodes > 1 and not under_torchrun():
+        raise UsageError(
+            f"{settings.nodes} machines need a torchrun on each",
+            where=job.label,
+            fix=f"run there: {_command(settings)}",
+        )
+    if job.batch % settings.processes:
+        raise UsageError(
+            f"a batch of {job.batch} does not divide over {settings.processes} devices",
+            where=job.label,
+            fix="choose a batch_size that is a multiple of devices x nodes",
+        )
+
+
+def _command(settings: Fit) -> str:
+    """What starts this very command on every machine."""
+    start = f"torchrun --nnodes {settings.nodes} --nproc-per-node {settings.devices}"
+    return f"{start} --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29500 -m edgeopt {shlex.join(sys.argv[1:])}"
 
 
 def plan(job: Job) -> tuple[Fabric, int]:
     """Fabric as settings, network and machine want it, not yet launched, and the threads of each process."""
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
     quiet_fabric()
     settings = job.settings
@@ -100,16 +145,24 @@ def plan(job: Job) -> tuple[Fabric, int]:
     fabric = Fabric(
         accelerator=accelerator,
         devices=settings.devices,
-        strategy="auto" if settings.devices == 1 or under_torchrun() else "ddp_spawn",
+        num_nodes=settings.nodes,
+        strategy=_strategy(settings),
         precision=_FABRIC_PRECISION[precision],
+        # named, because Fabric looks for clusters too: a SLURM job of several tasks may hold this one process
+        plugins=[TorchElasticEnvironment() if under_torchrun() else LightningEnvironment()],
     )
     share = settings.devices if accelerator == "cpu" else 1
-    return fabric, choose_threads(cpu_count() // share, job.batch // settings.devices, arithmetic)
+    return fabric, choose_threads(cpu_count() // share, job.batch // settings.processes, arithmetic)
 
 
-def under_torchrun() -> bool:
-    """Whether this is one of several processes that torchrun started."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+def _strategy(settings: Fit) -> str | Strategy:
+    if settings.processes == 1:
+        return "auto"
+    if settings.strategy == "fsdp":
+        from edgeopt.train.shards import Sharded
+
+        return Sharded(settings.processes)
+    return "ddp" if under_torchrun() else "ddp_spawn"
 
 
 def _accelerator(settings: Fit) -> str:

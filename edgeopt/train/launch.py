@@ -1,6 +1,7 @@
-"""Several processes from one call: Fabric spawns them, the first one leaves weights and history in a file.
+"""Several processes from one call.
 
-Under torchrun nothing is spawned: every process calls `fit` itself.
+Fabric spawns them, and the first one leaves weights and history in a file. Under torchrun they are there: those of a
+command wait to be told (`edgeopt.train.crew`), those of a user's script call `fit` themselves.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lightning_fabric import Fabric
 
 from edgeopt.errors import EdgeoptError, StageFailed
 from edgeopt.progress import SILENT, Progress
+from edgeopt.train.crew import crew, under_torchrun
 from edgeopt.train.job import quiet_fabric
 
 if TYPE_CHECKING:
@@ -31,7 +33,26 @@ quiet_fabric()  # here, because a spawned process imports this module before Fab
 
 
 def launch(fabric: Fabric, job: Job) -> list[dict[str, Any]]:
-    """Run `job` in the processes that `fabric` (not yet launched) starts; see `edgeopt.train.fit.fit`."""
+    """Run `job` in the processes of `fabric` (not yet launched); see `edgeopt.train.fit.fit`."""
+    return _with_torchrun(fabric, job) if under_torchrun() else _spawned(fabric, job)
+
+
+def _with_torchrun(fabric: Fabric, job: Job) -> list[dict[str, Any]]:
+    from edgeopt.train.fit import train
+
+    others = crew()
+    if others is not None:
+        others.tell(job)
+    try:
+        fabric.launch()
+        return train(fabric, job)
+    except BaseException:
+        if others is not None:
+            others.intact = False
+        raise
+
+
+def _spawned(fabric: Fabric, job: Job) -> list[dict[str, Any]]:
     messages: SimpleQueue[tuple[str, tuple[Any, ...]]] = torch.multiprocessing.get_context("spawn").SimpleQueue()
     listener = _Listener(messages, job.progress)
     listener.start()
@@ -120,7 +141,7 @@ class _Listener(threading.Thread):
 def _failed(job: Job, error: Exception) -> StageFailed:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return StageFailed(
-        f"{job.settings.devices} processes could not train ({lines[-1] if lines else type(error).__name__})",
+        f"{job.settings.processes} processes could not train ({lines[-1] if lines else type(error).__name__})",
         where=job.label,
         fix="use devices 1, or start the command with torchrun",
     )

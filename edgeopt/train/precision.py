@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edgeopt.train.settings import Precision
+from edgeopt.train.settings import Compile, Precision
 
-__all__ = ["Arithmetic", "choose_precision", "choose_threads", "count_arithmetic"]
+__all__ = ["Arithmetic", "choose_compile", "choose_precision", "choose_threads", "count_arithmetic"]
 
 BF16_FROM_MACS = 6_000_000
 """Dense MACs per sample from which bf16 pays on a CPU."""
@@ -30,6 +30,11 @@ THREADS_FROM_MACS = 300_000_000
 """MACs per batch (forward) from which more threads are used. Below, they gain little (15 % at 136 M on two idle
 cores) and risk much: threads that wait for one another at every small layer made the same run 40 times slower
 while another process held one of the cores."""
+
+COMPILE_FROM_STEPS = 10_000
+"""Steps from which a GPU's run compiles its network: a minute or two, which some milliseconds a step have to earn (an
+estimate). A CPU never does unasked: ResNet8 in bf16, 128 images a step on one core, took 68 ms a step compiled, 75 to
+83 ms as it is, and 207 s to compile on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,13 @@ def choose_precision(wanted: Precision, device: torch.device, arithmetic: Arithm
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     large = arithmetic.dense_macs >= BF16_FROM_MACS and not arithmetic.grouped_macs
     return "bf16" if large and _cpu_has_bf16() else "fp32"
+
+
+def choose_compile(wanted: Compile, device: torch.device, steps: int) -> bool:
+    """`wanted`, or for auto: whether a run of so many steps on the device is likely to gain by it."""
+    if wanted == "auto":
+        return device.type == "cuda" and steps >= COMPILE_FROM_STEPS
+    return bool(wanted)
 
 
 def choose_threads(available: int, batch: int, arithmetic: Arithmetic) -> int:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgeopt.train.augment import crop_and_flip, erase, warp
-from edgeopt.train.settings import Augment
+from edgeopt.train.augment import DRAWS, crop_and_flip, erase, rand_augment, warp
+from edgeopt.train.settings import Augment, RandAugment
 
 
 def images(n=64, height=5, width=7, channels=3):
@@ -92,3 +92,35 @@ def test_erase_blanks_one_rectangle_in_its_share_of_the_images():
         rows, columns = (image == 0).any(1).sum(), (image == 0).any(0).sum()
         assert rows * columns == (image == 0).sum()
     assert torch.equal(erase(x, 0.0), x)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [1, 5, 64])
+def test_randaugment_keeps_shape_and_type(channels, count):
+    torch.manual_seed(7)
+    batch = images(count, channels=channels)
+    changed = rand_augment(batch, RandAugment(ops=3))
+    assert changed.shape == batch.shape
+    assert changed.dtype == torch.uint8
+
+
+def test_randaugment_draws_for_groups_of_images():
+    """Equal images come out in as many forms as there are draws, about, and repeat with the seed."""
+    batch = images(1, 8, 8).expand(64, -1, -1, -1)
+    torch.manual_seed(8)
+    changed = rand_augment(batch, RandAugment())
+    forms = {image.numpy().tobytes() for image in changed}
+    assert DRAWS / 2 < len(forms) <= DRAWS
+    torch.manual_seed(8)
+    assert torch.equal(rand_augment(batch, RandAugment()), changed)
+    assert torch.equal(changed[0], changed[64 // DRAWS - 1])
+
+
+def test_more_magnitude_changes_more():
+    batch = images(64, 16, 16)
+    moved = []
+    for magnitude in (1, 28):
+        torch.manual_seed(9)
+        changed = rand_augment(batch, RandAugment(ops=1, magnitude=magnitude))
+        moved.append((changed.float() - batch.float()).abs().mean().item())
+    assert moved[1] > 1.5 * moved[0]

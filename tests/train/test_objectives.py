@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from edgeopt.train.losses import cross_entropy, soft_targets
-from edgeopt.train.objectives import HardLabels, WithTeacher, first_output
+from edgeopt.train.objectives import HardLabels, WithTeacher, all_outputs, ask, first_output, own_parameters
 
 X = torch.linspace(-1, 1, 12).reshape(4, 3)
 LABELS = torch.tensor([0, 1, 1, 0])
@@ -64,3 +64,31 @@ def test_the_first_of_several_outputs_counts():
     one, two = torch.zeros(1), torch.ones(1)
     assert first_output((one, two)) is one
     assert first_output(one) is one
+
+
+def test_losses_on_classes_read_the_first_output(teacher, outputs):
+    several = (outputs, torch.full((4, 9), torch.nan))
+    for objective in (HardLabels(0.1), WithTeacher(teacher, labels=HardLabels())):
+        torch.testing.assert_close(objective(several, X, LABELS), objective(outputs, X, LABELS))
+    assert all_outputs(outputs) == (outputs,)
+    assert all_outputs(list(several)) == several
+
+
+def test_a_teacher_answers_in_fp32_and_without_gradient():
+    class Half(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).to(torch.bfloat16), x
+
+    one, other = ask(Half(3, 2), X)
+    assert (one.dtype, other.dtype) == (torch.float32, torch.float32)
+    assert not one.requires_grad
+    assert not one.is_inference()  # a loss may save it for the backward pass
+    assert other is not X
+
+
+def test_what_an_objective_learns_itself_is_not_the_teachers(teacher):
+    objective = WithTeacher(teacher, labels=HardLabels())
+    assert own_parameters(objective) == {}
+    objective.projection = nn.Linear(2, 2)
+    assert list(own_parameters(objective)) == ["projection.weight", "projection.bias"]
+    assert own_parameters(lambda outputs, x, labels: outputs.sum()) == {}
