@@ -25,7 +25,9 @@ from edgeopt.model.external import copy_model
 from edgeopt.progress import SILENT, Progress
 from edgeopt.recipe import Recipe
 from edgeopt.report import Report, write_report
+from edgeopt.resolve import Shipping, resolve, resolve_model
 from edgeopt.rows import data_row, measure_steps
+from edgeopt.sizing import Ship, noise
 from edgeopt.spec import digest
 from edgeopt.stage import Context, Stage, StageResult
 from edgeopt.store import Step, Store, locked
@@ -34,9 +36,11 @@ from edgeopt.tiers import Tier
 __all__ = [
     "LOAD",
     "artifact_places",
+    "first_model",
     "knowing",
     "load_key",
     "make_context",
+    "prepare",
     "run",
     "split_stages",
     "stage_key",
@@ -53,17 +57,8 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = SILENT, command: str 
     began = time.monotonic()
     listening = _Listening(progress)
     with locked(out):
-        store = Store(out / "stages")
-        tiers, (shared, per_tier) = recipe.load_tiers(), split_stages(recipe)
-        wanted = sum(stage.wanted(tier) for stage in per_tier for tier in tiers)
-        listening.expect(len(shared) + wanted + len(("load", "measure")))
-        first, data = _load(recipe, store, listening)
-        context = make_context(recipe, data, listening)
-        steps = [first]
-        for stage in shared:
-            steps.append(_apply(stage, steps[-1], context, store, recipe))
-        chains = _for_each_tier(tiers, per_tier, steps[-1], context, store, recipe)
-
+        listening.expect(_count(recipe) + len(["measure"]))
+        steps, chains, data = _make(recipe, out, listening)
         places = artifact_places(recipe)
         listening.stage("measure")
         stage_rows, rows = measure_steps(steps, chains, places, data, listening)
@@ -87,12 +82,41 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = SILENT, command: str 
     return report
 
 
+def prepare(recipe: Recipe, out: Path, *, progress: Progress = SILENT) -> None:
+    """Carry out the stages of `recipe` and leave them in `out/stages`: `run` then only has to measure.
+
+    For when others compute at the same time, and what is timed now would be worth nothing. Raises EdgeoptError.
+    """
+    with locked(out):
+        progress.expect(_count(recipe))
+        _make(recipe, out, progress)
+
+
+def _count(recipe: Recipe) -> int:
+    """Steps that make something: the load and the stages, of each tier its own."""
+    shared, per_tier = split_stages(recipe)
+    return 1 + len(shared) + sum(stage.wanted(tier) for stage in per_tier for tier in recipe.load_tiers())
+
+
+def _make(recipe: Recipe, out: Path, progress: Progress) -> tuple[list[Step], dict[str, list[Step]], Data | None]:
+    """The shared steps, those of each tier, and the images."""
+    store = Store(out / "stages")
+    shared, per_tier = split_stages(recipe)
+    first, data = _load(recipe, store, progress)
+    context = make_context(recipe, data, progress)
+    steps = [first]
+    for stage in shared:
+        steps.append(_apply(stage, steps[-1], context, store, recipe))
+    chains = _for_each_tier(recipe.load_tiers(), per_tier, steps[-1], context, store, recipe)
+    return steps, chains, data
+
+
 def _load(recipe: Recipe, store: Store, progress: Progress) -> tuple[Step, Data | None]:
     """Step 0: the model as it is given, and the images it is judged by."""
     from edgeopt.data import load_data
 
     progress.stage("load")
-    done = store.do(LOAD, load_key(recipe), lambda _: StageResult(recipe.model.load(recipe.seed)))
+    done = store.do(LOAD, load_key(recipe), lambda _: first_model(recipe, progress))
     settings = recipe.model.model_dump(mode="json")
     step = Step(done, kind="load", title=Path(recipe.model.source).name, settings=settings)
     if recipe.data is None:
@@ -101,13 +125,21 @@ def _load(recipe: Recipe, store: Store, progress: Progress) -> tuple[Step, Data 
     return replace(step, finished=replace(done, model=knowing(done.model, data))), data
 
 
+def first_model(recipe: Recipe, progress: Progress) -> StageResult:
+    """The model as it is given; the widest that fits where it is to fit. Raises UsageError."""
+    context = Context(seed=recipe.seed, progress=progress)
+    reference, facts = resolve_model(recipe.model, context, _shipping(recipe))
+    return StageResult(reference.load(recipe.seed), {"fit": facts} if facts else {})
+
+
 LOAD = "00-load"
 """Title of the step before the first stage."""
 
 
 def load_key(recipe: Recipe) -> str:
     """Hash of all that goes into step 0."""
-    return digest(["load", recipe.model.fingerprint(), recipe.seed, __version__])
+    shipped = _Draft(recipe.load_tiers()[0], split_stages(recipe)[1], Context()).settings() if recipe.model.fit else []
+    return digest(["load", recipe.model.fingerprint(), recipe.seed, __version__, *shipped])
 
 
 def knowing(model: Model, data: Data) -> Model:
@@ -173,9 +205,11 @@ def _apply(stage: Stage, before: Step, context: Context, store: Store, recipe: R
 
     def work(scratch: Path) -> StageResult:
         provenance = model.meta.provenance | _provenance(recipe, context.data)
+        own = replace(context, scratch=scratch)
+        ready, made = resolve(stage, model, own, _shipping(recipe))
         # before, so that an artifact is held to its limits with its metadata in it; after, for a new network
-        result = stage.apply(model.with_meta(provenance=provenance), replace(context, scratch=scratch))
-        return replace(result, model=result.model.with_meta(provenance=provenance))
+        result = ready.apply(model.with_meta(provenance=provenance), own)
+        return replace(result, model=result.model.with_meta(provenance=provenance), facts=result.facts | made)
 
     done = store.do(label, key, work)
     return Step(
@@ -228,6 +262,16 @@ class _Draft:
         """What the result depends on besides the model."""
         assert self._context.tier is not None
         return [self._context.tier.model_dump(mode="json"), *(stage.model_dump(mode="json") for stage in self._stages)]
+
+
+def _shipping(recipe: Recipe) -> Shipping:
+    """How the recipe would ship a network that is not trained yet."""
+    per_tier = split_stages(recipe)[1]
+
+    def of(tier: Tier) -> Ship:
+        return lambda model: _Draft(tier, per_tier, Context(data=noise(model), seed=recipe.seed))(model)
+
+    return Shipping(recipe.load_tiers()[0], of)
 
 
 def _provenance(recipe: Recipe, data: Data | None) -> dict[str, str]:

@@ -24,6 +24,7 @@ from edgeopt.model.profile import Profile, profile
 from edgeopt.pipeline import (
     LOAD,
     artifact_places,
+    first_model,
     knowing,
     load_key,
     make_context,
@@ -123,7 +124,7 @@ def make_plan(recipe: Recipe, out: Path, progress: Progress = SILENT) -> Plan:
     progress.stage("look at model and data")
     found = store.find(LOAD, load_key(recipe))
     began = time.monotonic()
-    model = found.model if found else recipe.model.load(recipe.seed)
+    model = found.model if found else first_model(recipe, progress).model
     load_s = time.monotonic() - began
     data = None
     if recipe.data is not None:

@@ -1,23 +1,31 @@
-"""Distill: a student learns from a teacher."""
+"""Distill: a student learns from a teacher, or from several."""
 
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from edgeopt.data import Data
 from edgeopt.distill.losses import Loss, SoftTargets
 from edgeopt.errors import UsageError
 from edgeopt.model import Model
-from edgeopt.model.reference import ModelRef
+from edgeopt.model.reference import ModelRef, Shrink, Student
 from edgeopt.progress import Progress
 from edgeopt.stage import Context, Stage, StageResult
 from edgeopt.train.settings import Fit
-from edgeopt.train.stage import check_labels, ends_in_softmax, trained_on
+from edgeopt.train.stage import trained_on
 
-__all__ = ["Distill"]
+__all__ = ["Distill", "check_pair"]
+
+
+def _how_many(value: object) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+OneOrSeveral = Annotated[
+    Annotated[ModelRef, Tag("one")] | Annotated[tuple[ModelRef, ...], Tag("several")], Discriminator(_how_many)
+]
 
 
 class Distill(Stage):
@@ -29,80 +37,117 @@ class Distill(Stage):
     makes_network: ClassVar[bool] = True
 
     kind: Literal["distill"] = "distill"
-    teacher: ModelRef | None = Field(None, description="the model to learn from; the incoming model is the student")
-    student: ModelRef | None = Field(None, description="the model that learns; the incoming model is the teacher")
+    teacher: OneOrSeveral | None = Field(
+        None,
+        description="the model to learn from, or a list of models whose logits are averaged; the incoming model is the "
+        "student",
+    )
+    student: Student | None = Field(
+        None,
+        description="the model that learns, or `{kind: shrink}`: one made from the teacher; the incoming model is the "
+        "teacher",
+    )
     loss: Loss = Field(SoftTargets(), description="what the student is to match")
+    labels: float | None = Field(
+        None,
+        ge=0,
+        description="weight of the labels' cross-entropy, where the data has labels; none: 1, what the weight of "
+        "soft_targets leaves of 1, or 0 beside outputs",
+    )
+    views: int | None = Field(
+        None,
+        ge=1,
+        description="with augmentation: repeat order and augmentation of the first so many epochs, and ask the teacher "
+        "in those alone; none: fresh draws, and a teacher that runs for every batch",
+    )
     fit: Fit = Field(Fit(), description="how the student is trained")
 
     @model_validator(mode="after")
     def _one_reference(self) -> Distill:
-        if (self.teacher is None) == (self.student is None):
-            found = "neither is" if self.teacher is None else "both are"
+        if bool(self.teachers) == (self.student is not None):
+            found = "neither is" if self.student is None else "both are"
             raise ValueError(
                 f"give either `teacher` (the incoming model is the student) or `student` "
                 f"(the incoming model is the teacher); {found} given"
             )
+        inner = [part.kind for part in self.loss.parts if part.reads_layers]
+        if inner and self.views is not None:
+            raise ValueError(f"`views` keeps a teacher's outputs, and {inner[0]} reads its inner tensors: leave it out")
+        if inner and len(self.teachers) > 1:
+            raise ValueError(f"{inner[0]} reads a teacher's inner tensors: give one teacher, not {len(self.teachers)}")
         return self
 
-    def references(self) -> tuple[ModelRef, ...]:
-        """The other model of the pair."""
-        return tuple(filter(None, (self.teacher, self.student)))
+    @property
+    def teachers(self) -> tuple[ModelRef, ...]:
+        """The teachers that are named."""
+        if self.teacher is None:
+            return ()
+        return self.teacher if isinstance(self.teacher, tuple) else (self.teacher,)
+
+    @property
+    def labels_weight(self) -> float:
+        """What the labels count for where there are any."""
+        return self.loss.beside_labels if self.labels is None else self.labels
+
+    def references(self) -> tuple[ModelRef | Shrink, ...]:
+        """The other models that take part."""
+        return self.teachers if self.student is None else (*self.teachers, self.student)
+
+    def needs_artifact(self) -> bool:
+        """Where the student is to fit what the run ships."""
+        return isinstance(self.student, ModelRef) and self.student.fit is not None
 
     def apply(self, model: Model, context: Context) -> StageResult:
         """The trained student. Labels are used where there are any; without, the teacher's outputs are all.
 
-        Raises UsageError when student, teacher and data do not match, StageFailed on divergence.
+        Raises UsageError when student, teachers and data do not match, StageFailed on divergence.
         """
-        from edgeopt.model.to_torch import from_torch, to_torch
+        from edgeopt.distill.lesson import prepare_lesson
+        from edgeopt.model.to_torch import from_torch
+        from edgeopt.train.fit import fit
 
         began = time.perf_counter()
         data = context.need_data("distill")
-        student, teacher = self._pair(model, context)
-        check_pair(student, teacher, context.progress)
-        if data.train.labels is not None:
-            check_labels(student, data.train, "distill")
-        module = to_torch(student)
-        history, teacher_params = self._train(module, student, teacher, data, context)
-        facts: dict[str, Any] = {
-            "student_params": sum(tensor.numel() for tensor in module.parameters()),
-            "teacher_params": teacher_params,
-            "labels": data.train.labels is not None,
-            "epochs": self.fit.epochs,
-            "seconds": time.perf_counter() - began,
-            "history": history,
-        }
-        return StageResult(trained_on(from_torch(module, student), data), facts)
-
-    def _pair(self, model: Model, context: Context) -> tuple[Model, Model]:
-        """Student and teacher."""
-        if self.teacher is not None:
-            return model, self.teacher.load(context.seed)
-        assert self.student is not None
-        return self.student.load(context.seed), model
-
-    def _train(
-        self, module: Any, student: Model, teacher: Model, data: Data, context: Context
-    ) -> tuple[list[dict[str, Any]], int]:
-        """Train `module` in place; the history and the teacher's parameter count."""
-        from edgeopt.distill.teacher import Teacher
-        from edgeopt.train.fit import fit
-        from edgeopt.train.objectives import HardLabels
-
-        guide = Teacher(teacher, data.preprocess, probabilities=ends_in_softmax(teacher))
-        probabilities = ends_in_softmax(student)
-        labels = HardLabels(self.fit.label_smoothing, probabilities=probabilities)
-        objective = self.loss.objective(guide, labels, probabilities=probabilities)
+        student, teachers = self._pair(model, context)
+        for teacher in teachers:
+            check_pair(student, teacher, context.progress)
+        self._check_classes(student)
+        lesson = prepare_lesson(self, student, teachers, data, context)
         history = fit(
-            module,
+            lesson.module,
             data.train,
             self.fit,
-            objective,
+            lesson.objective,
             seed=context.seed,
             progress=context.progress,
             scratch=context.scratch,
             label="distilling",
+            views=lesson.views,
         )
-        return history, sum(tensor.numel() for tensor in guide.parameters())
+        facts: dict[str, Any] = {
+            "student_params": sum(tensor.numel() for tensor in lesson.module.parameters()),
+            **lesson.facts(),
+            "epochs": len(history),
+            "seconds": time.perf_counter() - began,
+            "history": history,
+        }
+        return StageResult(trained_on(from_torch(lesson.module, student), data), facts)
+
+    def _pair(self, model: Model, context: Context) -> tuple[Model, tuple[Model, ...]]:
+        """Student and teachers."""
+        if self.student is not None:
+            return self.student.load(context.seed), (model,)
+        return model, tuple(reference.load(context.seed) for reference in self.teachers)
+
+    def _check_classes(self, student: Model) -> None:
+        """Raise UsageError unless the student classifies, where a loss wants that."""
+        wanting = [part.kind for part in self.loss.parts if part.needs_classes]
+        if wanting and len(student.outputs[0].shape) != 2:
+            raise UsageError(
+                f"{wanting[0]} compares classes, and the first output is {_describe([list(student.outputs[0].shape)])}",
+                where="distill",
+                fix="take `loss: {kind: outputs}`, which compares outputs of any shape",
+            )
 
 
 def check_pair(student: Model, teacher: Model, progress: Progress) -> None:

@@ -10,14 +10,15 @@ from pydantic import ValidationError
 from edgeopt.data import normalize
 from edgeopt.distill import Distill, SoftTargets
 from edgeopt.distill.stage import check_pair
-from edgeopt.distill.teacher import Teacher
+from edgeopt.distill.teacher import Teacher, Teachers
 from edgeopt.errors import UsageError
 from edgeopt.model import Preprocess
 from edgeopt.model.load import read_onnx, save_model
 from edgeopt.model.runtime import open_session, run
 from edgeopt.progress import Progress
 from edgeopt.stage import Context
-from edgeopt.train import Fit, Train
+from edgeopt.train import Fit, Train, precision
+from edgeopt.train.optimizers import AdamW
 
 FIT = Fit(epochs=15, batch_size=32)
 
@@ -65,7 +66,7 @@ def test_either_model_may_be_the_one_that_comes_in(data, classifier, teacher, tm
     assert teacher.fingerprint() == before
 
 
-def test_without_labels_the_student_mimics_the_teacher(unlabelled, data, classifier, teacher):
+def test_without_labels_the_student_mimics_the_teacher(unlabelled, data, classifier, teacher, distill):
     """The labels are gone, and this teacher has two classes the wrong way round: so has its student."""
     swapped = teacher.copy()
     for name in ("fc_w", "fc_b"):
@@ -78,19 +79,13 @@ def test_without_labels_the_student_mimics_the_teacher(unlabelled, data, classif
     assert "accuracy" not in result.facts["history"][-1]
 
 
-def distill(student, teacher, data, epochs=20):
-    stage = Distill.model_validate({"teacher": "teacher.onnx", "fit": Fit(epochs=epochs, batch_size=32)})
-    return given(stage, teacher).apply(student, Context(data=data, seed=0))
+@pytest.fixture
+def distill(given):
+    def distill(student, teacher, data, epochs=20, **settings):
+        stage = Distill.model_validate({"teacher": "teacher.onnx", "fit": Fit(epochs=epochs, batch_size=32)} | settings)
+        return given(stage, teacher).apply(student, Context(data=data, seed=0))
 
-
-def given(stage, teacher):
-    """`stage` with a reference that is the model itself."""
-
-    class Known(type(stage.teacher)):
-        def load(self, seed=0):
-            return teacher
-
-    return stage.model_copy(update={"teacher": Known(source="known")})
+    return distill
 
 
 def test_exactly_one_of_the_pair_is_named():
@@ -103,10 +98,40 @@ def test_exactly_one_of_the_pair_is_named():
     assert Distill.model_validate_json(stage.model_dump_json()) == stage
 
 
-@pytest.mark.parametrize("loss", [{"kind": "hints"}, {"alpha": 1.5}, {"temperature": 0}])
-def test_a_loss_that_is_none_is_refused(loss):
-    with pytest.raises(ValidationError):
-        Distill.model_validate({"teacher": "a.onnx", "loss": loss})
+def test_the_weight_of_soft_targets_is_their_alpha():
+    """Hinton's letter, and what recipes said before there were other losses."""
+    stage = Distill.model_validate({"teacher": "a.onnx", "loss": {"kind": "soft_targets", "alpha": 0.7}})
+    assert stage.loss.weight == 0.7
+    assert stage.labels_weight == pytest.approx(0.3)
+    assert Distill.model_validate_json(stage.model_dump_json()) == stage
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": {"kind": "hints"}}, "hints"),
+        ({"loss": {"kind": "soft_targets", "weight": 1.5}}, "less than or equal to 1"),
+        ({"loss": {"kind": "dkd", "temperature": 0}}, "greater than 0"),
+        ({"loss": {"kind": "sum", "of": []}}, "at least 1"),
+        ({"loss": {"kind": "hint"}, "views": 4}, "hint reads its inner tensors"),
+        ({"loss": {"kind": "sum", "of": [{"kind": "dist"}, {"kind": "rkd"}]}, "views": 4}, "rkd reads its inner"),
+        ({"loss": {"kind": "hint"}, "teacher": ["a.onnx", "b.onnx"]}, "give one teacher, not 2"),
+        ({"teacher": []}, "neither is given"),
+        ({"teacher": ["a.onnx"], "student": "b.onnx"}, "both are given"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        Distill.model_validate({"teacher": "a.onnx"} | changes)
+
+
+def test_a_recipe_names_one_teacher_or_several():
+    one = Distill.model_validate({"teacher": "a.onnx"})
+    several = Distill.model_validate({"teacher": ["a.onnx", {"source": "b.py:net", "weights": "none"}]})
+    assert [reference.source for reference in one.references()] == ["a.onnx"]
+    assert [reference.source for reference in several.references()] == ["a.onnx", "b.py:net"]
+    for stage in (one, several):
+        assert Distill.model_validate_json(stage.model_dump_json()) == stage
 
 
 def test_pairs_that_do_not_fit_are_refused(classifier, teacher, data, tmp_path):
@@ -138,9 +163,9 @@ def test_a_teacher_gets_its_own_normalisation_and_layout(classifier, own, given)
     pixels = np.random.default_rng(0).integers(0, 256, (9, 6, 6, 1), dtype=np.uint8)
     theirs = Preprocess(size=(6, 6), color="gray", mean=(0.4,), std=(0.3,), layout=given)
     its_own = Preprocess(size=(6, 6), color="gray", scale=1 / 16, mean=(3.0,), std=(2.0,), layout=own)
-    guide = Teacher(classifier().with_meta(preprocess=its_own), theirs, probabilities=False)
+    guide = Teacher(classifier().with_meta(preprocess=its_own), theirs)
     guide.network = torch.nn.Identity()
-    found = guide(torch.from_numpy(normalize(pixels, theirs)))
+    (found,) = guide(torch.from_numpy(normalize(pixels, theirs)))
     np.testing.assert_allclose(found.numpy(), normalize(pixels, its_own), rtol=1e-4, atol=1e-4)
 
 
@@ -148,19 +173,19 @@ def test_a_teacher_answers_as_its_model_does(classifier, data):
     x = data.train.read(np.arange(9)).x
     for meta in (None, data.preprocess):
         model = classifier(seed=3).with_meta(preprocess=meta)
-        found = Teacher(model, data.preprocess, probabilities=False)(torch.from_numpy(x))
+        (found,) = Teacher(model, data.preprocess)(torch.from_numpy(x))
         expected = run(open_session(model, threads=1), x)[0]
         np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_teacher_that_ends_in_softmax_answers_in_logits(classifier, data):
     x = torch.from_numpy(data.train.read(np.arange(9)).x)
-    logits = Teacher(classifier(), None, probabilities=False)(x)
-    soft = Teacher(classifier(softmax=True), None, probabilities=True)(x)
+    (logits,) = Teacher(classifier(), None)(x)
+    (soft,) = Teacher(classifier(softmax=True), None)(x)
     torch.testing.assert_close(soft, logits.log_softmax(1), rtol=1e-4, atol=1e-4)
 
 
-def test_probabilities_and_logits_distil_alike(classifier, data):
+def test_probabilities_and_logits_distil_alike(classifier, data, distill):
     """A pair that ends in Softmax and the same pair without it train to the same weights."""
     results = [
         distill(
@@ -170,3 +195,65 @@ def test_probabilities_and_logits_distil_alike(classifier, data):
     ]
     for name, array in results[0].items():
         np.testing.assert_allclose(results[1][name], array, rtol=1e-2, atol=1e-4)
+
+
+def test_several_teachers_are_averaged(classifier, data):
+    """Logits are: the mean of one that ends in Softmax and of one that does not is the same as of two that do not."""
+    x = torch.from_numpy(data.train.read(np.arange(9)).x)
+    one, two = (Teacher(classifier(seed=seed), None)(x)[0].log_softmax(1) for seed in (1, 2))
+    mixed = Teachers([Teacher(classifier(seed=1, softmax=True), None), Teacher(classifier(seed=2), None)])
+    torch.testing.assert_close(mixed(x)[0].softmax(1), ((one + two) / 2).softmax(1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_student_of_two_teachers_learns_from_both(classifier, unlabelled, given, data):
+    """Each of them knows two of the four classes; the student knows all."""
+    both = classifier(width=8)
+    both = Train(fit=FIT).apply(both, Context(data=data, seed=0)).model
+    halves = []
+    for known in ([0, 1], [2, 3]):
+        half = both.copy()
+        weight, bias = both.weights()["fc_w"] * 3, both.weights()["fc_b"] * 3
+        others = [c for c in range(4) if c not in known]
+        for name, array in (("fc_w", weight), ("fc_b", bias)):
+            array[others] = array[others].mean(0)
+            half.graph.graph.initializers[name].const_value = ir.tensor(array, name=name)
+        halves.append(half)
+    stage = Distill.model_validate({"teacher": ["a.onnx", "b.onnx"], "fit": Fit(epochs=20, batch_size=32)})
+    result = given(stage, *halves).apply(classifier(width=4, seed=1), Context(data=unlabelled, seed=0))
+    assert (answers(result.model, data.test) == data.test.labels).mean() > 0.9
+    assert result.facts["teacher_params"] == 2 * (8 * 9 + 16 + 128 + 4)
+
+
+def test_a_teacher_runs_in_the_precision_that_pays(classifier, data, monkeypatch):
+    """Decided by the teacher's own size, whatever the student runs in; what the settings say goes first."""
+    x = torch.from_numpy(data.train.read(np.arange(9)).x)
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: True)
+    seen = []
+    for wanted, limit in (("auto", 10), ("auto", 10**9), ("fp32", 10), ("bf16", 10**9)):
+        monkeypatch.setattr(precision, "BF16_FROM_MACS", limit)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            seen.append(Teacher(classifier(), None, wanted)(x)[0].dtype)
+    assert seen == [torch.bfloat16, torch.float32, torch.float32, torch.bfloat16]
+
+
+def test_outputs_of_every_shape_are_mimicked_without_labels(two_headed, unlabelled, distill):
+    """Both heads, though one is a hundred times the other: each is off by a small share of its own variance."""
+    student, teacher = two_headed(width=8, seed=0), two_headed(seed=1)
+    fit = Fit(epochs=40, batch_size=32, optimizer=AdamW(), lr=0.05, weight_decay=0)
+    result = distill(student, teacher, unlabelled, loss={"kind": "outputs"}, fit=fit)
+    x = unlabelled.test.read(np.arange(192)).x
+    ours, theirs, before = (run(open_session(model, threads=1), x) for model in (result.model, teacher, student))
+    assert theirs[1].std() > 20 * theirs[0].std()
+    for mine, target, first in zip(ours, theirs, before, strict=True):
+        assert np.mean((mine - target) ** 2) < 0.2 * target.var()
+        assert np.mean((first - target) ** 2) > 2 * target.var()
+    assert result.facts["labels"] is False
+
+
+def test_outputs_leave_the_labels_alone_unless_told(two_headed, classifier, data, distill):
+    gentle = Fit(epochs=1, batch_size=32, lr=1e-3)
+    distill(two_headed(seed=0), two_headed(seed=1), data, fit=gentle, loss={"kind": "outputs"})
+    both = distill(classifier(seed=1), classifier(), data, epochs=1, loss={"kind": "outputs"}, labels=0.5)
+    assert both.facts["labels"] is True
+    with pytest.raises(UsageError, match="soft_targets compares classes"):
+        distill(two_headed(seed=0), two_headed(seed=1), data, epochs=1)
