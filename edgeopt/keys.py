@@ -82,7 +82,7 @@ def path_of(location: Sequence[str | int], content: Any) -> KeyPath:
             path.append(part)
         elif isinstance(content, dict) and number == len(location) - 1:
             return (*path, part)
-        elif not isinstance(content, dict):
+        elif not isinstance(content, dict) and not (isinstance(content, list) and isinstance(part, str)):
             break
         else:
             continue

@@ -18,6 +18,7 @@ __all__ = ["COMMANDS", "app", "main"]
 
 COMMANDS = {
     "run": "Run a recipe: train, distil, prune, quantize, export, measure, gate.",
+    "sweep": "Run variants of a recipe and show which of them are worth having.",
     "quantize": "INT8-quantize a model.",
     "distill": "Train a small student from a teacher.",
     "prune": "Remove channels from a model and fine-tune the rest.",

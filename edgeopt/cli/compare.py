@@ -13,7 +13,7 @@ from edgeopt.cli.complete import complete_tier
 from edgeopt.cli.console import TerminalProgress, printed
 from edgeopt.errors import UsageError
 from edgeopt.report.compare import Comparison, Pair, compare_reports, compare_rows
-from edgeopt.report.report import Row, read_report
+from edgeopt.report.report import Row, read_report, report_path
 
 
 class Format(StrEnum):
@@ -81,7 +81,7 @@ def _refuse_measuring(data: str | None, tier: str | None) -> None:
 
 
 def _compare_reports(first: Path, second: Path) -> Comparison:
-    paths = [path / "report.json" if path.is_dir() else path for path in (first, second)]
+    paths = [report_path(path) for path in (first, second)]
     return compare_reports(read_report(paths[0]), read_report(paths[1]), [str(path) for path in paths])
 
 

@@ -16,10 +16,14 @@ __all__ = ["distill"]
 def _distill(
     common: Common,
     flags: Flags,
-    teacher: Annotated[str, typer.Option("--teacher", help="The trained model to learn from, as MODEL.")],
+    teacher: Annotated[
+        list[str],
+        typer.Option("--teacher", help="The trained model to learn from, as MODEL; repeat for the mean of several."),
+    ],
 ) -> None:
     """Train MODEL, the student, to answer as its teacher does."""
-    run_stages("distill", common, (build(Distill, flags | {("teacher",): teacher}, common.sets),))
+    named = teacher[0] if len(teacher) == 1 else teacher
+    run_stages("distill", common, (build(Distill, flags | {("teacher",): named}, common.sets),))
 
 
 distill = with_flags(Distill, _distill, skip=("student",))

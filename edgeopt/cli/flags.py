@@ -62,7 +62,7 @@ def build(stage: type[Stage], flags: Flags, sets: list[str] | None = None) -> St
     settings: dict[str, Any] = {}
     for path, value in flags.items():
         field = _field_at(stage, path)
-        if (spec := _plain(field)) is not None:
+        if isinstance(value, str) and (spec := _plain(field)) is not None:
             value = _read_plain(spec, value, path)
         elif _is_family(field):
             value = {"kind": value}

@@ -13,7 +13,7 @@ from edgeopt.cli.complete import complete_tier
 from edgeopt.cli.gate_outputs import Output, parse_outputs, record, write_badges, write_outputs
 from edgeopt.errors import GateFailed, UsageError
 from edgeopt.gate.formats import Checked
-from edgeopt.report.report import Report, read_report
+from edgeopt.report.report import Report, read_report, report_path
 
 Flag = list[str] | None
 
@@ -179,16 +179,15 @@ def _check(path: Path, asked: _Asked) -> Checked:
         return Checked(str(path), tuple(_check_model(path, asked)))
     if asked.tier is not None:
         raise UsageError("--tier is for .onnx files; a report names its tiers", where=str(path))
-    place = path / "report.json" if path.is_dir() else path
+    place = report_path(path)
     report = read_report(place)
     wanted = _wanted(report, place, asked)
     found = [] if asked.report_only else gates.check_files(report, place.parent)
     found += gates.check(report, wanted, allow_uncertain=asked.allow_uncertain)
     if asked.baseline is not None:
-        stored = asked.baseline / "report.json" if asked.baseline.is_dir() else asked.baseline
         found += gates.check_change(
             report,
-            read_report(stored),
+            read_report(report_path(asked.baseline)),
             asked.regressions,
             limits=wanted,
             allow_uncertain=asked.allow_uncertain,

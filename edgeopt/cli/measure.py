@@ -75,7 +75,8 @@ def measure_models(
         for name, model in zip(names[1:], models[1:], strict=True):
             fit_input(images.test, model, name)
         sessions = {name: open_session(path, entries=entries) for name, path in zip(names, paths, strict=True)}
-        outcomes = evaluate(sessions, images.test, reference=names[0], progress=progress)
+        anchors = models[0].meta.anchors
+        outcomes = evaluate(sessions, images.test, reference=names[0], anchors=anchors, progress=progress)
     timed = {
         name: open_session(path, threads=threads, entries=entries) for name, path in zip(names, paths, strict=True)
     }
@@ -109,7 +110,7 @@ def _show(rows: list[dict[str, Any]], threads: int) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
-    for column in ("size", "MACs", "RAM", "accuracy", "drop", "latency", "speedup"):
+    for column in ("size", "MACs", "RAM", rows[0].get("metric", "accuracy"), "drop", "latency", "speedup"):
         table.add_column(column, justify="right")
     for row in rows:
         accuracy, drop = row.get("accuracy"), row.get("drop_points")

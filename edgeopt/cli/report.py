@@ -11,7 +11,7 @@ import typer
 
 from edgeopt.cli.console import printed
 from edgeopt.errors import UsageError
-from edgeopt.report.report import Report, read_report
+from edgeopt.report.report import Report, read_report, report_path
 
 
 class Format(StrEnum):
@@ -39,7 +39,7 @@ def report(
         assert history is not None
         text = _history_text(history, format, to_file=out is not None)
     else:
-        found = read_report(path / "report.json" if path.is_dir() else path)
+        found = read_report(report_path(path))
         text = _text(found, format, to_file=out is not None)
     if out is not None:
         from edgeopt.atomic import write_atomic

@@ -8,6 +8,7 @@ import typer
 
 from edgeopt.cli.complete import complete_recipe, complete_setting
 from edgeopt.cli.running import OutOption, execute, folder_of, read_setting
+from edgeopt.cli.scale import DevicesOption, NodesOption, StrategyOption, spread
 from edgeopt.errors import UsageError
 
 __all__ = ["run"]
@@ -28,6 +29,9 @@ def run(
             autocompletion=complete_setting,
         ),
     ] = None,
+    devices: DevicesOption = None,
+    nodes: NodesOption = None,
+    strategy: StrategyOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, for how long, and what is there already.")
     ] = False,
@@ -42,6 +46,7 @@ def run(
         raise UsageError("is a file, and --out is a folder", where=str(out))
     entries = [read_setting(entry, "--set") for entry in sets or []]
     loaded = load_recipe(recipe, entries if seed is None else [*entries, ("seed", seed)])
+    loaded = spread(loaded, devices, nodes, strategy)
     if dry_run:
         from edgeopt.cli.plan import show_plan
 

@@ -130,16 +130,22 @@ def read_setting(entry: str, flag: str) -> tuple[str, Any]:
 def execute(recipe: Recipe, out: Path | None) -> None:
     """Run it with a live display, and say what came out; with --quiet the verdict alone.
 
+    Of the processes that torchrun started the first does all that, and the others take part in its trainings.
     Raises GateFailed when a limit does not hold, Interrupted on Ctrl-C.
     """
+    from edgeopt.cli.scale import as_started
     from edgeopt.cli.summary import summarize, verdict_line
     from edgeopt.gate import doubts
     from edgeopt.pipeline import run
+    from edgeopt.train.crew import leading, serve, waits
 
+    if waits():
+        serve()
+        return
     folder, command = folder_of(recipe, out), "edgeopt " + shlex.join(sys.argv[1:])
     try:
-        with TerminalProgress() as progress:
-            report = run(recipe, folder, progress=progress, command=command)
+        with leading(), TerminalProgress() as progress:
+            report = run(as_started(recipe), folder, progress=progress, command=command)
     except KeyboardInterrupt as error:
         raise Interrupted(
             "stopped", where=str(folder), fix="the same command goes on from the last finished stage or epoch"

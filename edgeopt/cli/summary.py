@@ -55,7 +55,7 @@ def _table(report: Report, room: int, *, roomy: bool) -> Table:
 
 def _cells(row: Row, verdict: Text, *, roomy: bool) -> list[Text]:
     if row.accuracy is not None:
-        told = [percent(row.accuracy), f"drop {points(row.drop_points)}" if row.drop_points is not None else ""]
+        told = [_share(row), f"drop {points(row.drop_points)}" if row.drop_points is not None else ""]
     else:
         told = [f"{percent(row.agreement)} as float" if row.agreement is not None else ""]
         told.append(f"{row.sqnr_db:.1f} dB" if row.sqnr_db is not None else "")
@@ -65,6 +65,11 @@ def _cells(row: Row, verdict: Text, *, roomy: bool) -> list[Text]:
     ]
     cells = [format_bytes(row.size_bytes), *told, *(speed if roomy else [])]
     return [Text(row.tier, "bold"), *map(Text, cells), verdict]
+
+
+def _share(row: Row) -> str:
+    """`97.00 %`, and the name of the metric where it is another than accuracy."""
+    return f"{percent(row.accuracy or 0.0)}{'' if row.metric == 'accuracy' else f' {row.metric}'}"
 
 
 def _baseline_cells(base: Baseline, *, roomy: bool) -> list[Text]:

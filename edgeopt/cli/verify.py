@@ -201,10 +201,10 @@ def _record(path: Path, model: Path, found: Sequence[Verification], source: str)
     """Put the figures into the row of the report whose artifact `model` is, and judge its limits anew."""
     from edgeopt.gate import judge_again
     from edgeopt.mcu.verify import basis, totals
-    from edgeopt.report import read_report, write_report
+    from edgeopt.report import read_report, report_path, write_report
     from edgeopt.report.onnx_file import identify
 
-    path = path / "report.json" if path.is_dir() else path
+    path = report_path(path)
     before = read_report(path)
     sha256, _ = identify(model)
     if all(row.sha256 != sha256 for row in before.tiers):
