@@ -24,9 +24,10 @@ def test_the_worked_examples_of_adding_a_method_run() -> None:
         exec(compile(example, "docs/adding.md", "exec"), names)
 
 
-def test_the_way_back_to_torch_runs() -> None:
-    (example,) = PYTHON.findall((ROOT / "docs" / "pruning.md").read_text())
-    exec(compile(example, "docs/pruning.md", "exec"), {"__name__": "pruning"})
+@pytest.mark.parametrize("page", ["detection", "pruning", "training"])
+def test_the_example_of_a_page_runs(page: str) -> None:
+    (example,) = PYTHON.findall((ROOT / "docs" / f"{page}.md").read_text())
+    exec(compile(example, f"docs/{page}.md", "exec"), {"__name__": page})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
