@@ -227,7 +227,12 @@ def _example(spec: type[Spec], path: Sequence[str], *, whole: bool = True) -> di
     start: dict[str, Any] = {} if tag is None else {"kind": tag}
     if whole:
         start |= {name: _value(field) for name, field in spec.model_fields.items() if field.is_required()}
-    return start | {path[0]: _value_with(spec.model_fields[path[0]], path[1:])} if path else start
+    if not path:
+        return start
+    field = spec.model_fields[path[0]]
+    extra = field.json_schema_extra
+    beside = extra.get("beside", {}) if isinstance(extra, dict) else {}  # what this key is refused without
+    return start | beside | {path[0]: _value_with(field, path[1:])}  # type: ignore[operator]
 
 
 def _value_with(field: FieldInfo, rest: Sequence[str]) -> Any:

@@ -89,7 +89,10 @@ class Fit(Spec):
         0.0, ge=0, le=0.5, description="share of the training images that is held out to watch the training"
     )
     patience: int | None = Field(
-        None, ge=1, description="stop after so many epochs without a better result on the held-out images"
+        None,
+        ge=1,
+        description="stop after so many epochs without a better result on the held-out images",
+        json_schema_extra={"beside": {"validation": 0.1}},
     )
     keep: Literal["last", "best"] = Field(
         "last", description="weights to return: of the last epoch, or of the best on the held-out images"
@@ -104,7 +107,6 @@ class Fit(Spec):
         "ddp",
         description="ddp: every device holds all of the network; fsdp: a part of weights, gradients and optimizer",
     )
-
     sync_batchnorm: bool = Field(
         True, description="statistics of BatchNormalization over all devices together, as one device would have them"
     )
