@@ -1,14 +1,12 @@
 """A run that was killed goes on and ends with the same weights to the bit, whatever is switched on."""
 
 import math
-import multiprocessing
-import os
-import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from dying import Unlearning, killed
 from small import ALL, SGD, network, same_weights
 from torch import nn
 
@@ -49,44 +47,12 @@ def settings_of(options):
     return Fit.model_validate({"epochs": 3, "batch_size": 24} | options)
 
 
-class Dying(HardLabels):
-    """Kills its own process, so that nothing is tidied up, after so many training batches."""
-
-    def __init__(self, left):
-        super().__init__()
-        self.left = left
-
-    def forward(self, outputs, x, labels):
-        self.left -= torch.is_grad_enabled()
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().forward(outputs, x, labels)
-
-
 class Counting(HardLabels):
     calls = 0
 
     def forward(self, outputs, x, labels):
         self.calls += torch.is_grad_enabled()
         return super().forward(outputs, x, labels)
-
-
-class Unlearning(Dying):
-    """Gets worse with every step."""
-
-    def forward(self, outputs, x, labels):
-        loss = super().forward(outputs, x, labels)
-        return -loss if torch.is_grad_enabled() else loss
-
-
-def killed(split, settings, scratch, left, objective=Dying):
-    """Run until it dies, in a process of its own."""
-    process = multiprocessing.get_context("fork").Process(
-        target=lambda: fit(network(), split, settings, objective(left), seed=5, scratch=scratch)
-    )
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
