@@ -12,10 +12,25 @@ from arrays import Arrays
 from onnx import numpy_helper
 
 from edgeopt.data import Data, Split
+from edgeopt.errors import StageFailed
 from edgeopt.model import Model, Preprocess
 from edgeopt.train.objectives import HardLabels
 
 PREPROCESS = Preprocess(size=(6, 6), color="gray", mean=(0.4,), std=(0.3,))
+
+
+class Leaving(HardLabels):
+    """Fails in every process at the given step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.left = step
+
+    def forward(self, outputs, x, labels):
+        self.left -= 1
+        if self.left == 0:
+            raise StageFailed("power cut")
+        return super().forward(outputs, x, labels)
 
 
 class Failing(HardLabels):

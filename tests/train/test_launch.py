@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from quarters import Failing, make_classifier
+from quarters import Failing, Leaving, make_classifier
 from torch import distributed, nn
 
 from edgeopt.data.mapped import MappedImages
@@ -41,20 +41,6 @@ class Listening(Progress):
 
     def advance(self, steps=1, metric=""):
         self.done += steps
-
-
-class Leaving(HardLabels):
-    """Fails in every process at the given step."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.left = step
-
-    def forward(self, outputs, x, labels):
-        self.left -= 1
-        if self.left == 0:
-            raise StageFailed("power cut")
-        return super().forward(outputs, x, labels)
 
 
 def job(settings, split):
