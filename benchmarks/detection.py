@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
+from printed import Printed
 
 from edgeopt.atomic import write_atomic, writing_folder
 from edgeopt.cli.measure import measure_models
@@ -37,7 +38,6 @@ from edgeopt.distill import Distill
 from edgeopt.machine import cpu_name
 from edgeopt.model import Model
 from edgeopt.model.load import load_model, save_model
-from edgeopt.progress import Progress
 from edgeopt.spec import digest
 from edgeopt.stage import Context
 from edgeopt.train.stage import Train
@@ -80,27 +80,6 @@ class Size:
 
 FULL = Size(train=24000, test=2000, epochs=8, teacher=24, student=28)
 QUICK = Size(train=384, test=48, epochs=8, teacher=8, student=8)
-
-
-class Printed(Progress):
-    """Stages and warnings, and how far an epoch is, now and then."""
-
-    def __init__(self) -> None:
-        self.done = self.total = 0
-        self.due = 0.0
-        self.label = ""
-
-    def start(self, label: str, total: int) -> None:
-        self.label, self.done, self.total = label, 0, total
-
-    def advance(self, steps: int = 1, metric: str = "") -> None:
-        self.done += steps
-        if time.monotonic() > self.due:
-            print(f"  {self.label} {self.done}/{self.total} {metric}", flush=True)
-            self.due = time.monotonic() + 30
-
-    def warn(self, message: str) -> None:
-        print(f"  ! {message}", flush=True)
 
 
 def main() -> None:

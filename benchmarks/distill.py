@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from printed import Printed
 from torch import nn
 
 from edgeopt.data import Data, DataSpec, Split, load_data
@@ -38,7 +39,6 @@ from edgeopt.model import Model
 from edgeopt.model.load import load_model, read_onnx, save_model
 from edgeopt.model.runtime import open_session, run
 from edgeopt.model.to_torch import from_torch, to_torch
-from edgeopt.progress import Progress
 from edgeopt.spec import digest
 from edgeopt.stage import Context
 from edgeopt.train import Fit
@@ -48,26 +48,6 @@ from edgeopt.train.stage import trained_on
 
 BATCH = 250
 PLAIN, REFERENCE = "labels", "soft_targets"
-
-
-class Printed(Progress):
-    """How far a run is, now and then."""
-
-    def __init__(self) -> None:
-        self.done = self.total = 0
-        self.due = 0.0
-
-    def start(self, label: str, total: int) -> None:
-        self.done, self.total = 0, total
-
-    def advance(self, steps: int = 1, metric: str = "") -> None:
-        self.done += steps
-        if time.monotonic() > self.due:
-            print(f"  {self.done}/{self.total} {metric}", flush=True)
-            self.due = time.monotonic() + 30
-
-    def warn(self, message: str) -> None:
-        print(f"  ! {message}", flush=True)
 
 
 @dataclass(frozen=True)

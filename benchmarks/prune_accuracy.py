@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from printed import Printed
 
 from edgeopt.data import Data, Split, load_data
 from edgeopt.data.spec import DataSpec
@@ -27,7 +28,6 @@ from edgeopt.model import Model
 from edgeopt.model.load import read_onnx, save_model
 from edgeopt.model.profile import profile
 from edgeopt.model.runtime import open_session, run
-from edgeopt.progress import Progress
 from edgeopt.prune import Prune
 from edgeopt.stage import Context
 
@@ -43,27 +43,6 @@ class Line:
     model: Model
     right: np.ndarray
     """bool [test images]."""
-
-
-class Printed(Progress):
-    """Stages and warnings on the terminal, and how far an epoch is, now and then."""
-
-    def __init__(self) -> None:
-        self.done = self.total = 0
-        self.due = 0.0
-        self.label = ""
-
-    def start(self, label: str, total: int) -> None:
-        self.label, self.done, self.total = label, 0, total
-
-    def advance(self, steps: int = 1, metric: str = "") -> None:
-        self.done += steps
-        if time.monotonic() > self.due:
-            print(f"  {self.label} {self.done}/{self.total} {metric}", flush=True)
-            self.due = time.monotonic() + 30
-
-    def warn(self, message: str) -> None:
-        print(f"  ! {message}", flush=True)
 
 
 def main() -> None:
@@ -85,7 +64,9 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/cifar10/resnet20.onnx"))
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--target", action="append", help=f"may be repeated; default: {' and '.join(TARGETS)}")
+    parser.add_argument(
+        "--target", action="append", help="may be repeated; default: half the MACs, then 60 %% of the parameters"
+    )
     parser.add_argument("--epochs", type=int, default=15, help="in all, those between the steps of a schedule included")
     parser.add_argument(
         "--steps", type=int, default=1, help="of an iterative schedule, an epoch between two; 1: one_shot"

@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["cpu_count", "cpu_info", "cpu_name"]
+__all__ = ["cpu_count", "cpu_info", "cpu_name", "memory_bytes"]
 
 
 def cpu_count() -> int:
@@ -30,3 +30,8 @@ def cpu_name() -> str:
     """The processor's model name, or its architecture where the system does not tell."""
     names = (value for key, value in cpu_info() if key.startswith(("model name", "Model")))
     return next(filter(None, names), platform.processor() or platform.machine())
+
+
+def memory_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 import sys
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeopt.cli.console import console, print_json
-from edgeopt.machine import cpu_count, cpu_info, cpu_name
+from edgeopt.machine import cpu_count, cpu_info, cpu_name, memory_bytes
 
 __all__ = ["doctor"]
 
@@ -92,7 +91,7 @@ def _version(package: str) -> str:
 
 def _memory_gb() -> float | None:
     try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+        return round(memory_bytes() / 1e9, 1)
     except (AttributeError, ValueError, OSError):
         return None
 

@@ -21,9 +21,8 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from edgeopt.data.data import CLASS, CROWD, PADDING
-from edgeopt.data.folder import TEST_NAMES
+from edgeopt.data.folder import TEST_NAMES, FileOrigin, FileSamples
 from edgeopt.data.images import ImageFiles, image_size
-from edgeopt.data.origin import Inspection
 from edgeopt.data.preprocess import fit_boxes
 from edgeopt.errors import UsageError
 from edgeopt.model import Preprocess
@@ -51,45 +50,22 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class CocoSamples:
+class CocoSamples(FileSamples):
     """The images behind a decoder, and their boxes in pixels of the model's input."""
 
-    source: ImageFiles
     classes: tuple[str, ...]
     test: np.ndarray | None
     boxes: np.ndarray
     labels: None = None
 
-    def inspect(self, indices: np.ndarray, progress: Progress) -> Inspection:
-        """See ImageFiles."""
-        return self.source.inspect(indices, progress)
-
 
 @dataclass(frozen=True)
-class CocoOrigin:
+class CocoOrigin(FileOrigin):
     """Annotated images; `test` goes with `pictures`."""
 
-    root: Path
     pictures: tuple[Picture, ...]
     classes: tuple[str, ...]
     test: np.ndarray | None
-
-    @property
-    def name(self) -> str:
-        return self.root.name
-
-    @property
-    def model_ready(self) -> bool:
-        return False
-
-    @property
-    def preprocess(self) -> Preprocess | None:
-        """The format says nothing about it."""
-        return None
-
-    def guess_preprocess(self) -> Preprocess | None:
-        """Nothing to go by: the images may have any sizes."""
-        return None
 
     def open(self, preprocess: Preprocess | None, progress: Progress) -> CocoSamples:
         """The boxes follow the images: resized, cropped. Warns of boxes that nothing is left of."""

@@ -24,21 +24,17 @@ from edgeopt.errors import UsageError
 from edgeopt.model import Preprocess
 from edgeopt.progress import Progress
 
-__all__ = ["FolderOrigin", "open_folder"]
+__all__ = ["TEST_NAMES", "FileOrigin", "FileSamples", "FolderOrigin", "open_folder"]
 
 ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"))
 TEST_NAMES = ("test", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
-class FolderSamples:
-    """The files of a folder behind a decoder."""
+class FileSamples:
+    """Image files behind a decoder."""
 
     source: ImageFiles
-    labels: np.ndarray | None
-    classes: tuple[str, ...]
-    test: np.ndarray | None
-    boxes: None = None
 
     def inspect(self, indices: np.ndarray, progress: Progress) -> Inspection:
         """See ImageFiles."""
@@ -46,14 +42,10 @@ class FolderSamples:
 
 
 @dataclass(frozen=True)
-class FolderOrigin:
-    """Listed files; `labels` and `test` go with `paths`."""
+class FileOrigin:
+    """Image files under one folder."""
 
     root: Path
-    paths: tuple[str, ...]
-    labels: np.ndarray | None
-    classes: tuple[str, ...]
-    test: np.ndarray | None
 
     @property
     def name(self) -> str:
@@ -65,12 +57,32 @@ class FolderOrigin:
 
     @property
     def preprocess(self) -> Preprocess | None:
-        """A folder says nothing about it."""
+        """Files say nothing about it."""
         return None
 
     def guess_preprocess(self) -> Preprocess | None:
         """Nothing to go by: the files may have any sizes."""
         return None
+
+
+@dataclass(frozen=True)
+class FolderSamples(FileSamples):
+    """The files of a folder behind a decoder."""
+
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    test: np.ndarray | None
+    boxes: None = None
+
+
+@dataclass(frozen=True)
+class FolderOrigin(FileOrigin):
+    """Listed files; `labels` and `test` go with `paths`."""
+
+    paths: tuple[str, ...]
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    test: np.ndarray | None
 
     def open(self, preprocess: Preprocess | None, progress: Progress) -> FolderSamples:
         assert preprocess is not None

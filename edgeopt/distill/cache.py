@@ -7,18 +7,17 @@ first time on: a run that is killed and goes on asks again and gets the same num
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgeopt.data import Split
+from edgeopt.machine import memory_bytes
 from edgeopt.progress import Progress
 from edgeopt.train.feed import prepare
 from edgeopt.train.settings import Augment
 
-__all__ = ["MEMORY_SHARE", "Kept", "answer_bytes", "memory_bytes"]
+__all__ = ["MEMORY_SHARE", "Kept", "answer_bytes", "room_bytes"]
 
 MEMORY_SHARE = 0.25
 """Largest share of the machine's memory that answers may take."""
@@ -84,6 +83,6 @@ def answer_bytes(teacher: nn.Module, split: Split) -> int:
     return len(split) * sum(2 * int(answer[0].numel()) for answer in answers)
 
 
-def memory_bytes() -> int:
+def room_bytes() -> int:
     """What answers may take on this machine."""
-    return int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return int(MEMORY_SHARE * memory_bytes())

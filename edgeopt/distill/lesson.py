@@ -11,7 +11,7 @@ from torch import nn
 
 from edgeopt.data import Data
 from edgeopt.distill.answers import Pair
-from edgeopt.distill.cache import Kept, answer_bytes, memory_bytes
+from edgeopt.distill.cache import Kept, answer_bytes, room_bytes
 from edgeopt.distill.layers import find_pairs, name_pairs, show
 from edgeopt.distill.losses import Comparison
 from edgeopt.distill.objective import Imitation, Part, Side
@@ -102,7 +102,7 @@ def _keeping(guide: nn.Module, fit: Fit, views: int | None, data: Data, context:
     """The teacher with a memory, where its answers come again and there is room for them."""
     if fit.augment.active and views is None:
         return guide
-    size, room = (views or 1) * answer_bytes(guide, data.train), memory_bytes()
+    size, room = (views or 1) * answer_bytes(guide, data.train), room_bytes()
     if size > room and views is not None:
         raise UsageError(
             f"the teacher's answers to {views} views of {len(data.train):,} samples take {format_bytes(size)}, and a "

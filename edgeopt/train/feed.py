@@ -7,7 +7,6 @@ ahead by one thread.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from edgeopt.data import Split
 from edgeopt.errors import UsageError
+from edgeopt.machine import memory_bytes
 from edgeopt.model import Preprocess
 from edgeopt.train.augment import crop_and_flip, erase, rand_augment, warp
 from edgeopt.train.settings import Augment
@@ -44,7 +44,7 @@ class Feed(Protocol):
 def open_feed(split: Split, device: torch.device) -> Feed:
     """The whole split in memory (the GPU's, where it fits), or a feed that reads ahead."""
     size = len(split) * split.raw(np.arange(1)).nbytes
-    if size > MEMORY_SHARE * _host_bytes():
+    if size > MEMORY_SHARE * memory_bytes():
         return Streamed(split, device)
     on_gpu = device.type == "cuda" and size < MEMORY_SHARE * torch.cuda.mem_get_info(device)[1]
     return Held(split, device, device if on_gpu else torch.device("cpu"))
@@ -165,10 +165,6 @@ def _normalize(x: Tensor, preprocess: Preprocess) -> Tensor:
 
 def _per_channel(values: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).view(1, -1, 1, 1).to(like.device)
-
-
-def _host_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _drain(ready: queue.Queue[np.ndarray | BaseException]) -> None:

@@ -71,7 +71,7 @@ def test_without_augmentation_the_teacher_sees_each_image_once(classifier, data,
 def test_without_augmentation_memory_changes_nothing_but_rounding(classifier, data, given, monkeypatch):
     student, teacher = classifier(3, seed=1), classifier(8)
     kept = distill(student, teacher, data, given, fit={"augment": {}})
-    monkeypatch.setattr(lesson, "memory_bytes", lambda: 10)
+    monkeypatch.setattr(lesson, "room_bytes", lambda: 10)
     plain = distill(student, teacher, data, given, fit={"augment": {}})
     assert "teacher_cache_bytes" not in plain.facts
     for name, array in kept.model.weights().items():
@@ -153,6 +153,6 @@ def cut_after(steps, monkeypatch):
 
 
 def test_views_that_do_not_fit_in_memory_are_refused(classifier, data, given, monkeypatch):
-    monkeypatch.setattr(lesson, "memory_bytes", lambda: 5 * answer_bytes(Teacher(classifier(8), None), data.train))
+    monkeypatch.setattr(lesson, "room_bytes", lambda: 5 * answer_bytes(Teacher(classifier(8), None), data.train))
     with pytest.raises(UsageError, match=r"take 5 views"):
         distill(classifier(3, seed=1), classifier(8), data, given, views=6)

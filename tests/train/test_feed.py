@@ -56,7 +56,7 @@ def test_streamed_and_held_samples_are_the_same(split):
 
 def test_what_does_not_fit_in_memory_is_streamed(split, monkeypatch):
     assert isinstance(open_feed(split, CPU), Held)
-    monkeypatch.setattr(feed, "_host_bytes", lambda: 4 * 192 * 36 - 1)
+    monkeypatch.setattr(feed, "memory_bytes", lambda: 4 * 192 * 36 - 1)
     assert isinstance(open_feed(split, CPU), Streamed)
 
 
